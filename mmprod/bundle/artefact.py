@@ -1,0 +1,74 @@
+"""One file of a bundle and what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from mmprod.errors import IntegrityError
+from mmprod.manifest import FileEntry
+
+ROLES = (
+    "onnx",
+    "onnx-data",
+    "engine",
+    "engine-info",
+    "reference",
+    "report",
+    "tokenizer",
+    "config",
+)
+"""onnx: a graph; onnx-data: weights too large to lie inside it; engine: a TensorRT plan;
+engine-info: how it was built; reference: stored inputs and outputs (npz); report, tokenizer and
+config: as they say."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A file of the bundle: POSIX path below the root, role, graph, precision ("" for none).
+
+    `meta` is free JSON data about the file, e.g. the counts of float types of a graph.
+    """
+
+    path: str
+    role: str
+    graph: str
+    precision: str
+    sha256: str
+    bytes: int
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def entry(self) -> FileEntry:
+        """What the file must be, for `manifest.verify_files`."""
+        return FileEntry(self.path, self.sha256, self.bytes)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "meta": dict(self.meta)}
+
+    @classmethod
+    def parse(cls, raw: object) -> Artefact:
+        """Read one entry of bundle.json. Raises IntegrityError when a field is absent or wrong."""
+        if not isinstance(raw, dict):
+            raise IntegrityError(f"bundle.json: an artefact is not an object: {raw!r}")
+        kinds = {
+            "path": str,
+            "role": str,
+            "graph": str,
+            "precision": str,
+            "sha256": str,
+            "bytes": int,
+        }
+        for name, kind in {**kinds, "meta": dict}.items():
+            if not isinstance(raw.get(name), kind):
+                raise IntegrityError(
+                    f"bundle.json: artefact {raw.get('path')!r} has no valid {name!r}"
+                )
+        path = raw["path"]
+        if PurePosixPath(path).as_posix() != path or not path.isprintable() or path == ".":
+            raise IntegrityError(f"bundle.json: not a plain relative path: {path!r}")
+        if raw["role"] not in ROLES:
+            raise IntegrityError(f"bundle.json: {path} has the unknown role {raw['role']!r}")
+        return cls(**{name: raw[name] for name in kinds}, meta=raw["meta"])

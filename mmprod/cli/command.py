@@ -1,0 +1,132 @@
+"""How a command is declared, and the one funnel its errors pass through.
+
+    @command(app, "verify", panel=USE)
+    def verify(out: Output, bundle: BundleArg) -> None: ...
+
+Every command gets `--json`, `-v` and `-q`; its function receives the finished `Output` instead.
+An expected error becomes `error:` and `hint:` on stderr and its exit code; anything else is a bug
+and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from inspect import Parameter
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mmprod.cli.launch import is_rank, record_exit
+from mmprod.cli.output import Output
+from mmprod.errors import EnvironmentMissing, MmprodError
+from mmprod.log import configure_logging
+
+Function = Callable[..., None]
+
+START, MAKE, SHIP, USE = "Start here", "Train", "Ship", "Use"
+"""Panels of `mmprod --help`."""
+
+INTERRUPTED = 130
+
+EXTRAS = {
+    "torch": "train", "deepspeed": "train", "safetensors": "train", "tensorboard": "train",
+    "einops": "train", "datasets": "data", "pyarrow": "data", "python_avatars": "data",
+    "resvg_py": "data", "tokenizers": "serve", "onnxruntime": "serve", "onnx": "export",
+    "onnxscript": "export", "tensorrt_rtx": "trt",
+}  # fmt: skip
+"""Which extra brings a module; a core installation has none of them."""
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+VerboseFlag = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, on stderr.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")]
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--override", "-o", metavar="KEY=VALUE", help="Change one setting; repeatable."),
+]
+RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="Folder written by `mmprod train`.")]
+BundleArg = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Folder written by `mmprod export`.")
+]
+SourceArg = Annotated[
+    Path, typer.Argument(metavar="RUN|BUNDLE", help="Folder of a training run or of a bundle.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the noise; same seed, same result.")]
+
+
+def command(
+    app: typer.Typer, name: str, *, panel: str | None = None
+) -> Callable[[Function], Function]:
+    """Register `function(out, ...)` as a command of `app`; the function itself stays as it is."""
+
+    def register(function: Function) -> Function:
+        signature = inspect.signature(function, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.name != "out"]
+        shared = [
+            Parameter(key, Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+            for key, kind in (("json", JsonFlag), ("verbose", VerboseFlag), ("quiet", QuietFlag))
+        ]
+
+        @functools.wraps(function)
+        def run(*, json: bool, verbose: bool, quiet: bool, **values: Any) -> None:
+            verbosity = -1 if quiet else int(verbose)
+            configure_logging(verbosity)
+            _through_funnel(function, Output(as_json=json, verbosity=verbosity), values)
+
+        parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own] + shared
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name, rich_help_panel=panel)(run)
+        return function
+
+    return register
+
+
+def group(help_text: str) -> typer.Typer:
+    """An empty group of commands."""
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def choices(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated option: `"fp32, fp16"` -> `("fp32", "fp16")`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _through_funnel(function: Function, out: Output, values: dict[str, Any]) -> None:
+    try:
+        function(out, **values)
+    except MmprodError as error:
+        out.fail(error)
+        _exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        hint = f"pip install 'mmprod[{extra}]'; `mmprod doctor` shows what else is missing"
+        missing = EnvironmentMissing(f"this needs {error.name}, which is not installed", hint=hint)
+        out.fail(missing)
+        _exit(missing.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        _exit(INTERRUPTED)
+
+
+def _exit(code: int) -> NoReturn:
+    """End with `code`. A rank of a group leaves at once: the others may never answer again."""
+    if is_rank():
+        record_exit(code)
+        if "torch" in sys.modules:
+            from mmprod.training.distributed import leave
+
+            leave(code)
+    raise typer.Exit(code)

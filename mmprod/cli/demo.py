@@ -1,0 +1,177 @@
+"""`mmprod demo`: the whole line on generated faces, from nothing to checked engines and a page.
+
+    train codec -> train fusion -> export -> engines -> parity -> scores -> page
+
+A plain sequence over the same functions that the other commands call. Running it again goes on
+where it stopped; the bundle and the page are made anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmprod.cli.command import Overrides, choices
+from mmprod.cli.output import Fields, Output, Table, Text, shown
+from mmprod.cli.progress import progress, training_tick
+from mmprod.cli.ship import EngineRequest, Target, build, check, export_bundle, gate
+from mmprod.cli.verdicts import require_ok
+
+if TYPE_CHECKING:
+    from mmprod.bundle import Bundle
+    from mmprod.checkpoint import Run
+    from mmprod.cli.demo_page import Results, Scores
+    from mmprod.config.schema import Config
+    from mmprod.engines.record import EngineRecord
+
+HELD_OUT = 100
+"""Held-out faces that the scores are taken over."""
+PRECISIONS = ("fp32", "fp16")
+
+
+@dataclass
+class Steps:
+    """The list of steps: what and how long, told on stderr as it happens."""
+
+    out: Output
+    done: list[tuple[str, float]] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        self.out.note(f"[{len(self.done) + 1}] {what} ...")
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self.done.append((what, seconds))
+        self.out.note(f"[{len(self.done)}] {what}: {seconds:.0f} s")
+
+
+def demo(
+    out: Output,
+    target: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where everything goes.")
+    ] = Path("demo"),
+    config: Annotated[
+        str, typer.Option("--config", "-c", metavar="NAME|PATH", help="What to train.")
+    ] = "tiny",
+    override: Overrides = None,
+    targets: Target = "sm86,sm89",
+) -> None:
+    """Train, export, build engines and check them on generated faces; no GPU, no network."""
+    from mmprod.checkpoint import open_run
+    from mmprod.cli.demo_page import Results, write_page
+    from mmprod.config.load import load_config
+
+    resolved = load_config(config, override or ())
+    steps = Steps(out)
+    _train(steps, resolved, target / "run")
+    run = open_run(target / "run")
+    with steps.step("export to ONNX, fp32 and fp16"):
+        bundle = _export(out, run, target / "bundle")
+    records, engines = _engines(steps, bundle, choices(targets))
+    with steps.step("compare every graph with PyTorch"):
+        report = check(out, bundle, run)
+    with steps.step("measure on held-out faces"):
+        scores = _scores(bundle, run)
+    results = Results(run, report, tuple(records), engines, scores, tuple(steps.done))
+    write_page(target / "report.html", results)
+    _conclude(out, target, results)
+    require_ok(report, bundle.root)
+
+
+def _train(steps: Steps, config: Config, folder: Path) -> None:
+    from mmprod.training.run import train
+
+    for stage, what in (
+        ("codec", "draw faces and train the codec"),
+        ("fusion", "train the fusion transformer"),
+    ):
+        with steps.step(what), progress(steps.out, training_tick) as on_event:
+            train(config, folder, stages=(stage,), on_event=on_event)
+
+
+def _export(out: Output, run: Run, folder: Path) -> Bundle:
+    from mmprod.bundle import remove_bundle
+
+    if folder.exists():
+        remove_bundle(folder)
+    return export_bundle(out, run, folder, PRECISIONS)
+
+
+def _engines(
+    steps: Steps, bundle: Bundle, targets: tuple[str, ...]
+) -> tuple[list[EngineRecord], str]:
+    """The engines, or none and the reason why."""
+    from mmprod.engines.flavours import probe_flavour
+
+    flavour = probe_flavour("rtx")
+    if not flavour.usable:
+        steps.out.note(f"no engines: {flavour.reason} ({flavour.hint})")
+        return [], f"not built: {flavour.reason}"
+    with steps.step(f"build TensorRT engines for {', '.join(targets)}"):
+        gate(steps.out, bundle)
+        records = build(steps.out, bundle, EngineRequest(PRECISIONS, targets, "rtx"))
+    return records, f"{len(records)} built with TensorRT for RTX {flavour.version}"
+
+
+def _scores(bundle: Bundle, run: Run) -> Scores:
+    """Figures of the bundle's fp32 graphs, which is what would be shipped, on the test split."""
+    from mmprod.cli import scores
+    from mmprod.cli.demo_page import Scores
+    from mmprod.cli.source import open_source
+    from mmprod.data.store import open_split
+
+    source = open_source(bundle.root, "ort")
+    faces = scores.sample(
+        open_split(run.data_root, "test"), HELD_OUT, run.config.data.languages[:1]
+    )
+    restored = scores.reconstruct(source, faces.pictures)
+    captions = scores.describe(source, faces.pictures, seed=0)
+    drawn = scores.draw(source, faces.captions, seed=0)
+    judge = scores.train_judge(open_split(run.data_root, "train"), seed=0)
+    return Scores(
+        faces=faces,
+        restored=restored,
+        captions=tuple(captions),
+        drawn=drawn,
+        psnr=scores.psnr(faces.pictures, restored),
+        caption_agreement=scores.caption_agreement(faces.attributes, captions),
+        face_agreement=scores.picture_agreement(judge, faces.attributes, drawn),
+    )
+
+
+def _conclude(out: Output, target: Path, results: Results) -> None:
+    from mmprod.cli.demo_page import headline, next_steps
+
+    folder = shown(target)
+    seconds = sum(taken for _, taken in results.steps)
+    places = {
+        f"{folder}/report.html": "everything on one page: open it in a browser",
+        f"{folder}/run": "weights, metrics, samples, checkpoints",
+        f"{folder}/bundle": "graphs, engines, reference cases, parity report",
+    }
+    commands = "\n".join(f"  {command}\n      {what}" for command, what in next_steps(folder))
+    data: dict[str, Any] = {
+        "report": target / "report.html",
+        "run": target / "run",
+        "bundle": target / "bundle",
+        "psnr": results.scores.psnr,
+        "captions": results.scores.caption_agreement,
+        "faces": results.scores.face_agreement,
+        "parity": results.report.summary(),
+        "engines": [record.as_dict() for record in results.records],
+        "steps": [{"what": what, "seconds": taken} for what, taken in results.steps],
+        "seconds": seconds,
+    }
+    out.result(
+        data,
+        Fields("Result", dict(headline(results))),
+        Table("Where it is", ("path", "what"), list(places.items())),
+        Text(f"What to type next:\n{commands}"),
+    )

@@ -1,0 +1,102 @@
+"""`mmprod eval`: reconstruction, captions and generated pictures of a run or bundle, in figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmprod.cli.command import Seed, SourceArg
+from mmprod.cli.output import Output, Table, shown
+from mmprod.cli.source import Source, open_source
+from mmprod.cli.use import BackendOption, PrecisionOption
+from mmprod.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mmprod.cli.scores import Sample
+    from mmprod.data.store import Split
+
+NO_ATTRIBUTES = "not run: the data set has no attributes"
+
+
+def evaluate(
+    out: Output,
+    source: SourceArg,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Prepared data; a run's own by default.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, val, or test_combo: unseen pairs.")] = "test",
+    count: Annotated[int, typer.Option(min=1, help="Held-out samples.")] = 200,
+    seed: Seed = 0,
+    backend: BackendOption = None,
+    precision: PrecisionOption = "fp32",
+    faces: Annotated[
+        bool, typer.Option(help="Judge generated pictures too (trains a classifier; needs torch).")
+    ] = True,
+) -> None:
+    """Measure a model on held-out data, with the same figures for every backend."""
+    from mmprod.cli import scores
+    from mmprod.data.store import open_split
+
+    opened = open_source(source, backend, precision)
+    root = data or _data_of(source, opened)
+    held_out = scores.sample(open_split(root, split), count, _languages(root))
+    out.note(f"{len(held_out.pictures)} samples of {shown(root)} ({split})")
+    restored = scores.reconstruct(opened, held_out.pictures)
+    figures: dict[str, Any] = {"psnr": scores.psnr(held_out.pictures, restored)}
+    rows: list[tuple[str, object]] = [("reconstruction, PSNR in dB", figures["psnr"])]
+    words = _captions(opened, held_out, seed)
+    drawn = _faces(opened, held_out, open_split(root, "train"), seed) if faces else "not asked for"
+    for name, title, agreement in (
+        ("captions", "captions of pictures", words),
+        ("faces", "pictures for captions", drawn),
+    ):
+        figures[name] = agreement
+        shares = agreement if isinstance(agreement, dict) else {"overall": agreement}
+        rows += [(f"{title}, {key} right", _percent(share)) for key, share in shares.items()]
+    about = {"source": source, "data": root, "split": split, "samples": len(held_out.pictures)}
+    title = f"{opened.name} on {split}, {opened.backend}"
+    result = {**about, "seed": seed, "backend": opened.backend, **figures}
+    out.result(result, Table(title, ("figure", "value"), rows))
+
+
+def _captions(source: Source, held_out: Sample, seed: int) -> dict[str, float] | str:
+    from mmprod.cli import scores
+
+    if not held_out.scorable:
+        return NO_ATTRIBUTES
+    captions = scores.describe(source, held_out.pictures, seed)
+    return scores.caption_agreement(held_out.attributes, captions)
+
+
+def _faces(source: Source, held_out: Sample, train: Split, seed: int) -> dict[str, float] | str:
+    from mmprod.cli import scores
+
+    if not held_out.scorable:
+        return NO_ATTRIBUTES
+    judge = scores.train_judge(train, seed)
+    pictures = scores.draw(source, held_out.captions, seed)
+    return scores.picture_agreement(judge, held_out.attributes, pictures)
+
+
+def _data_of(path: Path, source: Source) -> Path:
+    """The data set a run was trained on. Raises ConfigError for a bundle, which carries none."""
+    if source.kind == "bundle":
+        raise ConfigError("a bundle carries no data", hint="name a prepared data set: --data DATA")
+    from mmprod.checkpoint import open_run
+
+    return open_run(path).data_root
+
+
+def _languages(root: Path) -> tuple[str, ...]:
+    """Languages of which each sample has a caption: English where there is any, else all known."""
+    from mmprod.data.attributes import LANGUAGES
+    from mmprod.data.store import open_split
+
+    split = open_split(root, "train")
+    return LANGUAGES[:1] if next(split.all_captions(LANGUAGES[:1]), None) else LANGUAGES
+
+
+def _percent(share: float | str) -> str:
+    return share if isinstance(share, str) else f"{share:.1%}"

@@ -1,0 +1,52 @@
+"""The command tree. Importing it imports no stage: a command fetches what it needs when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+import mmprod
+from mmprod.cli import bundle, ckpt, config, data, demo, doctor, evaluate, parity, ship, train, use
+from mmprod.cli.command import MAKE, SHIP, START, USE, command, group
+
+app = group(
+    "Train vector-quantized image codecs and masked image-text models, export them, and ship "
+    "TensorRT engines checked against the model they came from."
+)
+command(app, "demo", panel=START)(demo.demo)
+command(app, "doctor", panel=START)(doctor.doctor)
+app.add_typer(config.app, name="config", rich_help_panel=START)
+app.add_typer(data.app, name="data", rich_help_panel=MAKE)
+command(app, "train", panel=MAKE)(train.train)
+app.add_typer(ckpt.app, name="ckpt", rich_help_panel=MAKE)
+command(app, "export", panel=SHIP)(ship.export)
+command(app, "build", panel=SHIP)(ship.build_command)
+app.add_typer(parity.app, name="parity", rich_help_panel=SHIP)
+app.add_typer(bundle.app, name="bundle", rich_help_panel=SHIP)
+command(app, "generate", panel=USE)(use.generate)
+command(app, "caption", panel=USE)(use.caption)
+command(app, "eval", panel=USE)(evaluate.evaluate)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"mmprod {mmprod.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line (`sys.argv` when no arguments are given) and exit with its code."""
+    app(args=None if arguments is None else list(arguments), prog_name="mmprod")
+    raise SystemExit(0)

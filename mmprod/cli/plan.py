@@ -1,0 +1,110 @@
+"""`mmprod train --dry-run`: the size of a job, from its configuration alone.
+
+Nothing is trained or allocated: the models are built without storage. The memory figures count
+what ZeRO shards (weights, gradients, AdamW's two moments, the averaged weights) and leave out
+activations, communication buckets and the framework itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmprod.config.schema import Config, TrainConfig
+
+FP32 = 4
+WORLDS = (1, 2, 8, 64)
+STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One training stage: sizes of model and step, and bytes per rank by ZeRO stage and world size.
+
+    `tokens`: codes (codec), or codes and text tokens (fusion), of one global batch.
+    """
+
+    stage: str
+    parameters: int
+    steps: int
+    batch: int
+    tokens: int
+    checkpoint_bytes: int
+    rank_bytes: dict[int, dict[int, int]]
+
+
+def plan(config: Config, worlds: tuple[int, ...] = WORLDS) -> list[StagePlan]:
+    """The plan of both stages, with memory for each number of ranks in `worlds`.
+
+    The tokenizer may turn out smaller than `data.vocabulary`; the plan takes that upper limit.
+    """
+    import torch
+
+    from mmprod.config.schema import Dims
+    from mmprod.models.codec import build_codec
+    from mmprod.models.fusion import build_fusion
+
+    dims = Dims.of(config, config.data.vocabulary)
+    with torch.device("meta"):
+        models = {
+            "codec": build_codec(config.codec),
+            "fusion": build_fusion(config.fusion, dims),
+        }
+    trains = {"codec": config.codec_train, "fusion": config.fusion_train}
+    lengths = {"codec": dims.positions, "fusion": dims.positions + dims.text_length}
+    return [
+        _stage(
+            name,
+            sum(parameter.numel() for parameter in model.parameters()),
+            trains[name],
+            lengths[name],
+            worlds,
+        )
+        for name, model in models.items()
+    ]
+
+
+def training_samples(config: Config) -> tuple[int | None, str]:
+    """Pictures in the train split, None where nobody can know yet; and where the number is from."""
+    from mmprod.data.store import MANIFEST, read_manifest
+
+    root = Path(config.data.path)
+    if config.data.path and (root / MANIFEST).is_file():
+        return int(read_manifest(root)["splits"]["train"]["count"]), f"counted in {root}"
+    if config.data.source == "avatars":
+        return config.data.count - 2 * (config.data.count // 20), "to be drawn"
+    return None, "number of pictures unknown until `mmprod data prepare`"
+
+
+def rank_bytes(parameters: int, zero: int, world: int) -> int:
+    """Bytes of weights, gradients, AdamW moments and averaged weights on one rank, all fp32.
+
+    ZeRO shards the moments from stage 1, the gradients from 2, the weights and averages from 3
+    (Rajbhandari et al. 2020, section 5).
+    """
+    weights = gradients = averages = FP32 * parameters
+    moments = 2 * FP32 * parameters
+    moments = moments // world if zero >= 1 else moments
+    gradients = gradients // world if zero >= 2 else gradients
+    if zero >= 3:
+        weights, averages = weights // world, averages // world
+    return weights + gradients + moments + averages
+
+
+def _stage(
+    name: str, parameters: int, train: TrainConfig, length: int, worlds: tuple[int, ...]
+) -> StagePlan:
+    return StagePlan(
+        stage=name,
+        parameters=parameters,
+        steps=train.steps,
+        batch=train.batch,
+        tokens=train.batch * length,
+        checkpoint_bytes=4 * FP32 * parameters,
+        rank_bytes={
+            zero: {world: rank_bytes(parameters, zero, world) for world in worlds}
+            for zero in STAGES
+        },
+    )

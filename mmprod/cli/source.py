@@ -1,0 +1,126 @@
+"""A trained model to use, wherever it is: a run (PyTorch) or a bundle (ONNX Runtime, no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mmprod.errors import ConfigError, IntegrityError
+
+if TYPE_CHECKING:
+    from mmprod.bundle import Bundle
+    from mmprod.checkpoint import Run
+    from mmprod.config.schema import Dims
+    from mmprod.data.tokenizer import Tokenizer
+    from mmprod.graphs.runner import Runner
+    from mmprod.graphs.spec import GraphSpec
+
+Backend = Literal["torch", "ort"]
+Kind = Literal["run", "bundle"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened run or bundle: what its graphs are and how to get a runner for one."""
+
+    kind: Kind
+    name: str
+    backend: Backend
+    dims: Dims
+    tokenizer: Tokenizer
+    specs: dict[str, GraphSpec]
+    runner: Callable[[str], Runner]
+
+
+def open_source(path: Path, backend: Backend | None, precision: str = "fp32") -> Source:
+    """Open a run or bundle, all hashes checked.
+
+    `backend` None: torch for a run, ONNX Runtime for a bundle; nothing else is possible, and is
+    refused. `precision`: of a bundle's graphs.
+    """
+    kind = kind_of(path)
+    natural: Backend = "torch" if kind == "run" else "ort"
+    if backend not in (None, natural):
+        hint = {
+            "run": f"export it first: mmprod export {path}",
+            "bundle": "give the run it was exported from, or leave --backend out",
+        }[kind]
+        raise ConfigError(f"a {kind} runs on {natural}, not on {backend}", hint=hint)
+    if kind == "bundle":
+        from mmprod.bundle import open_bundle
+
+        return _of_bundle(open_bundle(path), precision)
+    from mmprod.checkpoint import open_run
+
+    return _of_run(open_run(path))
+
+
+def kind_of(path: Path) -> Kind:
+    """What the folder is. Raises ConfigError when it is neither."""
+    if (path / "bundle.json").is_file():
+        return "bundle"
+    if (path / "run.json").is_file():
+        return "run"
+    what = "holds neither a finished run nor a bundle" if path.is_dir() else "does not exist"
+    raise ConfigError(
+        f"{path} {what}",
+        hint="`mmprod train` makes a run, `mmprod export RUN` a bundle, `mmprod demo` both",
+    )
+
+
+def torch_runners(run: Run) -> Callable[[str], Runner]:
+    """Runners of a run's graphs, PyTorch on the averaged weights in fp32."""
+    from mmprod.checkpoint.models import load_models
+    from mmprod.graphs.catalog import build_catalog
+    from mmprod.graphs.modules import build_module
+    from mmprod.runners.torch import TorchRunner
+
+    models = load_models(run)
+    specs = build_catalog(run.dims, run.config.sampler)
+
+    def runner(name: str) -> Runner:
+        module = build_module(
+            name,
+            codec=models.codec,
+            fusion=models.fusion,
+            dims=run.dims,
+            sampler=run.config.sampler,
+        )
+        return TorchRunner(specs[name], module)
+
+    return runner
+
+
+def _of_run(run: Run) -> Source:
+    from mmprod.graphs.catalog import build_catalog
+
+    specs = build_catalog(run.dims, run.config.sampler)
+    tokenizer = _load_tokenizer(run.tokenizer_path)
+    return Source("run", run.name, "torch", run.dims, tokenizer, specs, torch_runners(run))
+
+
+def _of_bundle(bundle: Bundle, precision: str) -> Source:
+    tokenizers = bundle.artefacts(role="tokenizer")
+    if not tokenizers:
+        raise IntegrityError(f"{bundle.root} has no tokenizer", hint="export the run again")
+
+    def runner(name: str) -> Runner:
+        from mmprod.runners.ort import OrtRunner
+
+        graphs = bundle.artefacts(role="onnx", graph=name, precision=precision)
+        if not graphs:
+            found = sorted({a.precision for a in bundle.artefacts(role="onnx", graph=name)})
+            hint = f"it holds {', '.join(found)}" if found else "export the run again"
+            raise ConfigError(f"{bundle.root} has no {name} in {precision}", hint=hint)
+        return OrtRunner(bundle.specs[name], bundle.path(graphs[0]))
+
+    tokenizer = _load_tokenizer(bundle.path(tokenizers[0]))
+    return Source("bundle", bundle.name, "ort", bundle.dims, tokenizer, bundle.specs, runner)
+
+
+def _load_tokenizer(path: Path) -> Tokenizer:
+    from mmprod.data.tokenizer import Tokenizer
+
+    return Tokenizer.load(path)

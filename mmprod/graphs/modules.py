@@ -1,0 +1,186 @@
+"""Graphs as modules: they compose methods of the models and hold no arithmetic of their own.
+
+Training, export and serving therefore run the same code. A sampler graph is a `LoopModule`: a prologue that encodes the
+condition once, a body that is one denoising step, an epilogue that gives the result. PyTorch runs it as a Python loop; the
+exporter writes it as one ONNX graph with one Loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mmprod.config.schema import Dims, SamplerConfig
+from mmprod.models.codec import Codec
+from mmprod.models.fusion import Fusion
+from mmprod.models.unmask import ImageUnmask, TextUnmask
+
+Tensors = tuple[Tensor, ...]
+
+
+class CodecEncode(nn.Module):
+    """pixels -> codes."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, pixels: Tensor) -> Tensors:
+        return (self.codec.encode(pixels),)
+
+
+class CodecDecode(nn.Module):
+    """codes -> pixels."""
+
+    def __init__(self, codec: Codec, grid: int) -> None:
+        super().__init__()
+        self.codec, self.grid = codec, (grid, grid)
+
+    def forward(self, codes: Tensor) -> Tensors:
+        return (self.codec.decode(codes, self.grid),)
+
+
+class EmbedImage(nn.Module):
+    """codes -> search embedding."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        super().__init__()
+        self.fusion = fusion
+
+    def forward(self, codes: Tensor) -> Tensors:
+        return (self.fusion.embed_image(codes),)
+
+
+class EmbedText(nn.Module):
+    """tokens -> search embedding."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        super().__init__()
+        self.fusion = fusion
+
+    def forward(self, tokens: Tensor) -> Tensors:
+        return (self.fusion.embed_text(tokens),)
+
+
+class LoopModule(nn.Module):
+    """prologue(*inputs) -> (*constants, *state); body(step, *constants, *state) -> state; epilogue(*constants, *state) -> outputs.
+
+    `step` is an int64 tensor of shape (1,). Every constant and state tensor has the batch as axis 0.
+    """
+
+    def __init__(
+        self, parts: tuple[nn.Module, nn.Module, nn.Module], steps: int, constants: tuple[str, ...], state: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.prologue, self.body, self.epilogue = parts
+        self.steps, self.constants, self.state = steps, constants, state
+
+    def forward(self, *inputs: Tensor) -> Tensors:
+        carried = self.prologue(*inputs)
+        constants, state = carried[: len(self.constants)], carried[len(self.constants) :]
+        for step in range(self.steps):
+            state = self.body(torch.tensor([step], device=inputs[0].device), *constants, *state)
+        outputs: Tensors = self.epilogue(*constants, *state)
+        return outputs
+
+
+class TextToImagePrologue(nn.Module):
+    """tokens, noise -> text features, features of no text, noise, wholly masked codes."""
+
+    def __init__(self, fusion: Fusion, dims: Dims) -> None:
+        super().__init__()
+        self.fusion, self.dims = fusion, dims
+
+    def forward(self, tokens: Tensor, noise: Tensor) -> Tensors:
+        given = self.fusion.text.encode(tokens)
+        free = self.fusion.text.encode(torch.full_like(tokens, self.dims.vocabulary))
+        codes = torch.full_like(noise[:, 0], self.dims.codebook_size, dtype=torch.int32)
+        return given, free, noise, codes
+
+
+class TextToImageStep(nn.Module):
+    """One denoising step of a picture, with and without its text in one batch."""
+
+    def __init__(self, fusion: Fusion, dims: Dims, sampler: SamplerConfig) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.sampling = ImageUnmask(dims, sampler)
+
+    def forward(self, step: Tensor, given: Tensor, free: Tensor, noise: Tensor, codes: Tensor) -> Tensors:
+        image = self.fusion.image.encode(codes)
+        fused, _ = self.fusion.fuse(torch.cat([image, image]), torch.cat([given, free]))
+        with_text, without = self.fusion.image.decode(fused).unflatten(0, (2, -1)).unbind(0)
+        return (self.sampling(step, with_text, without, codes, noise),)
+
+
+class TextToImageEpilogue(nn.Module):
+    """codes -> pixels, codes."""
+
+    def __init__(self, codec: Codec, grid: int) -> None:
+        super().__init__()
+        self.codec, self.grid = codec, (grid, grid)
+
+    def forward(self, given: Tensor, free: Tensor, noise: Tensor, codes: Tensor) -> Tensors:
+        return self.codec.decode(codes, self.grid), codes
+
+
+class ImageToTextPrologue(nn.Module):
+    """pixels, noise -> image features, noise, wholly masked tokens."""
+
+    def __init__(self, codec: Codec, fusion: Fusion, dims: Dims) -> None:
+        super().__init__()
+        self.codec, self.fusion, self.dims = codec, fusion, dims
+
+    def forward(self, pixels: Tensor, noise: Tensor) -> Tensors:
+        image = self.fusion.image.encode(self.codec.encode(pixels))
+        tokens = torch.full_like(noise[:, 0], self.dims.vocabulary, dtype=torch.int32)
+        return image, noise, tokens
+
+
+class ImageToTextStep(nn.Module):
+    """One denoising step of a caption."""
+
+    def __init__(self, fusion: Fusion, dims: Dims, sampler: SamplerConfig) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.sampling = TextUnmask(dims, sampler)
+
+    def forward(self, step: Tensor, image: Tensor, noise: Tensor, tokens: Tensor) -> Tensors:
+        _, fused = self.fusion.fuse(image, self.fusion.text.encode(tokens))
+        return (self.sampling(step, self.fusion.text.decode(fused), tokens, noise),)
+
+
+class ImageToTextEpilogue(nn.Module):
+    """tokens -> tokens."""
+
+    def forward(self, image: Tensor, noise: Tensor, tokens: Tensor) -> Tensors:
+        return (tokens,)
+
+
+def build_module(name: str, *, codec: Codec, fusion: Fusion, dims: Dims, sampler: SamplerConfig) -> nn.Module:
+    """The module of one graph of the catalog: forward(*inputs in the spec's order) -> outputs in the spec's order."""
+
+    def text_to_image() -> nn.Module:
+        parts = (
+            TextToImagePrologue(fusion, dims),
+            TextToImageStep(fusion, dims, sampler),
+            TextToImageEpilogue(codec, dims.grid),
+        )
+        return LoopModule(parts, sampler.image_steps, ("given", "free", "noise"), ("codes",))
+
+    def image_to_text() -> nn.Module:
+        parts = (ImageToTextPrologue(codec, fusion, dims), ImageToTextStep(fusion, dims, sampler), ImageToTextEpilogue())
+        return LoopModule(parts, sampler.text_steps, ("image", "noise"), ("tokens",))
+
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "codec_encode": lambda: CodecEncode(codec),
+        "codec_decode": lambda: CodecDecode(codec, dims.grid),
+        "embed_image": lambda: EmbedImage(fusion),
+        "embed_text": lambda: EmbedText(fusion),
+        "fusion_step": lambda: fusion,
+        "text_to_image": text_to_image,
+        "image_to_text": image_to_text,
+    }
+    return builders[name]().eval()

@@ -1,0 +1,155 @@
+"""Transformer blocks of the fusion model: self-attention within one stream, and jointly over two.
+
+RMSNorm (Zhang and Sennrich 2019), RMS-normalised queries and keys (Dehghani et al. 2023, sec. 2), rotary positions
+(Su et al. 2021; axial over rows and columns for pictures), SwiGLU (Shazeer 2020), joint attention with weights per modality
+(MM-DiT, Esser et al. 2024, sec. 4). No attention mask anywhere: captions are padded with ordinary tokens, so every call
+stays on the fused path of each backend.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x (..., D) -> x / rms(x) * gain, computed in fp32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-6)
+        return (y * self.gain).to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """x (..., D) -> (silu(x A) * x B) C with hidden width 8/3 D, rounded up to a multiple of 32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = -(-8 * width // 3 // 32) * 32
+        self.up = nn.Linear(width, 2 * self.hidden, bias=False)
+        self.down = nn.Linear(self.hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.up(x).split(self.hidden, dim=-1)
+        out: Tensor = self.down(F.silu(gate) * value)
+        return out
+
+
+class Rotary(nn.Module):
+    """Rotation tables for one modality; `registers` leading positions are not rotated.
+
+    grid 0: positions 0..length-1 on one axis. grid g: length = g*g, half of the head turns with the row, half with the column.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, head: int, length: int, *, registers: int, grid: int = 0) -> None:
+        super().__init__()
+        place = torch.arange(length, dtype=torch.float32)
+        axes = [place] if not grid else [torch.div(place, grid, rounding_mode="floor"), place % grid]
+        pairs = head // 2 // len(axes)
+        speed = 100.0 ** (-torch.arange(pairs, dtype=torch.float32) / pairs)
+        angle = torch.cat([axis[:, None] * speed for axis in axes], dim=1)
+        angle = torch.cat([torch.zeros(registers, angle.shape[1]), angle])
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, heads, S, head) -> the same, rotated."""
+        a, b = x.chunk(2, dim=-1)
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Projections(nn.Module):
+    """Norm, queries, keys, values and output projection of one stream."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_norm = RMSNorm(width // heads)
+        self.k_norm = RMSNorm(width // heads)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def queries_keys_values(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, S, D) -> q, k, v (B, heads, S, head)."""
+        q, k, v = rearrange(self.qkv(self.norm(x)), "b s (three h d) -> three b h s d", three=3, h=self.heads).unbind(0)
+        return rotary(self.q_norm(q)), rotary(self.k_norm(k)), v
+
+    def merge(self, mixed: Tensor) -> Tensor:
+        """mixed (B, heads, S, head) -> (B, S, D)."""
+        out: Tensor = self.out(rearrange(mixed, "b h s d -> b s (h d)"))
+        return out
+
+
+class FeedForward(nn.Module):
+    """x + SwiGLU(norm(x))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width)
+        self.mlp = SwiGLU(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.mlp(self.norm(x)))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(head)) v for q, k, v (B, heads, S, head).
+
+    On a GPU the fused kernel; on a CPU, and so in every exported graph, the three operations by name: for these short
+    sequences the CPU's fused backward is about four times slower than they are, and compilers find the pattern themselves.
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v)
+    scores = (q * (q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)
+    return torch.softmax(scores, dim=-1).to(v.dtype) @ v
+
+
+class Block(nn.Module):
+    """One-stream block, x (B, S, D) -> (B, S, D)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = Projections(width, heads)
+        self.feed_forward = FeedForward(width)
+
+    def forward(self, x: Tensor, rotary: Rotary) -> Tensor:
+        q, k, v = self.attention.queries_keys_values(x, rotary)
+        x = x + self.attention.merge(attend(q, k, v))
+        out: Tensor = self.feed_forward(x)
+        return out
+
+
+class JointBlock(nn.Module):
+    """Two streams, one attention: weights per modality, or one set for both when `shared`.
+
+    image (B, S, D), text (B, R, D) -> the same shapes.
+    """
+
+    def __init__(self, width: int, heads: int, *, shared: bool) -> None:
+        super().__init__()
+        self.image_attention = Projections(width, heads)
+        self.image_feed_forward = FeedForward(width)
+        self.text_attention = self.image_attention if shared else Projections(width, heads)
+        self.text_feed_forward = self.image_feed_forward if shared else FeedForward(width)
+
+    def forward(self, image: Tensor, text: Tensor, image_rotary: Rotary, text_rotary: Rotary) -> tuple[Tensor, Tensor]:
+        split = image.shape[1]
+        of_image = self.image_attention.queries_keys_values(image, image_rotary)
+        of_text = self.text_attention.queries_keys_values(text, text_rotary)
+        q, k, v = (torch.cat(pair, dim=2) for pair in zip(of_image, of_text, strict=True))
+        mixed = attend(q, k, v)
+        image = image + self.image_attention.merge(mixed[:, :, :split])
+        text = text + self.text_attention.merge(mixed[:, :, split:])
+        return self.image_feed_forward(image), self.text_feed_forward(text)

@@ -1,0 +1,1 @@
+"""Vector quantizers, one paper one file, behind the interface of `base.Quantizer`."""

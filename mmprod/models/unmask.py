@@ -1,0 +1,128 @@
+"""One step of masked-diffusion sampling, as modules: the same code runs in PyTorch and inside every exported graph.
+
+Static shapes, no sort, no top-k, no random operator. Three devices make that possible:
+- pictures are unmasked in a fixed low-discrepancy order (Halton-MaskGIT, Besnier et al. 2025), so the places of a step are constants;
+- a draw is an inverse CDF of one uniform number that enters as an input, so every backend sees the same randomness and the
+  noise is T x N floats instead of T x N x K for Gumbel noise;
+- texts are unmasked by confidence, ranked by counting pairwise comparisons (L^2 of them) instead of sorting. Confidence is
+  rounded to 1/64 and ties are broken by place, so rounding differences between backends do not reorder tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mmprod.config.schema import Dims, SamplerConfig
+
+CONFIDENCE_LEVELS = 64
+BELOW_ONE = 1 - 2.0**-20
+"""keeps u * total strictly below the last value of the cumulative sum in float32"""
+
+
+def radical_inverse(index: int, base: int) -> float:
+    """The van der Corput number of `index` in `base`, in [0, 1)."""
+    value, scale = 0.0, 1.0
+    while index:
+        scale /= base
+        index, digit = divmod(index, base)
+        value += digit * scale
+    return value
+
+
+def halton_ranks(grid: int) -> list[int]:
+    """Rank (0 = first) of every cell of a grid x grid picture, row-major, in the order of a 2D Halton sequence (bases 2, 3)."""
+    ranks: dict[int, int] = {}
+    index = 1
+    while len(ranks) < grid * grid:
+        cell = int(radical_inverse(index, 2) * grid) * grid + int(radical_inverse(index, 3) * grid)
+        ranks.setdefault(cell, len(ranks))
+        index += 1
+    return [ranks[cell] for cell in range(grid * grid)]
+
+
+def image_bounds(positions: int, steps: int) -> list[int]:
+    """Places known after step 0..T, by the arccos schedule: few at first, many at the end; at least one per step."""
+    bounds = [round(positions * (1 - math.acos(t / steps) * 2 / math.pi)) for t in range(steps + 1)]
+    for t in range(1, steps + 1):
+        bounds[t] = min(max(bounds[t], bounds[t - 1] + 1), positions - (steps - t))
+    return bounds
+
+
+def text_bounds(length: int, steps: int) -> list[int]:
+    """Places known after step 0..T, evenly."""
+    return [round(length * t / steps) for t in range(steps + 1)]
+
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float, min_probability: float) -> Tensor:
+    """Inverse-CDF draw. logits (B, S, K) float32, uniform (B, S) in [0, 1) -> ids (B, S) int32.
+
+    Ids whose probability is below `min_probability` times the largest are never drawn (min-p, Nguyen et al. 2024); besides
+    quality this leaves few borders in the CDF, so backends that differ in the last bit still draw the same id.
+    """
+    weight = torch.exp((logits - logits.amax(-1, keepdim=True)) * (1 / temperature))
+    weight = torch.where(weight < min_probability, torch.zeros_like(weight), weight)
+    cumulative = torch.cumsum(weight, dim=-1)
+    threshold = uniform * cumulative[..., -1] * BELOW_ONE
+    return (cumulative <= threshold[..., None]).to(torch.int32).sum(-1, dtype=torch.int32)
+
+
+class ImageUnmask(nn.Module):
+    """Guidance, draw, and the fixed places of a step."""
+
+    ranks: Tensor
+    bounds: Tensor
+    guidance: Tensor
+
+    def __init__(self, dims: Dims, sampler: SamplerConfig) -> None:
+        super().__init__()
+        steps = sampler.image_steps
+        self.temperature, self.min_probability = sampler.image_temperature, sampler.min_probability
+        self.register_buffer("ranks", torch.tensor(halton_ranks(dims.grid), dtype=torch.int32), persistent=False)
+        bounds = torch.tensor(image_bounds(dims.positions, steps), dtype=torch.int32)
+        self.register_buffer("bounds", bounds, persistent=False)
+        ramp = torch.arange(1, steps + 1, dtype=torch.float32) / steps
+        self.register_buffer("guidance", sampler.guidance * ramp, persistent=False)
+
+    def forward(self, step: Tensor, given: Tensor, free: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
+        """step (1,) int64; given, free (B, N, K) logits with and without the condition; codes (B, N) int32;
+        noise (B, T, N) -> codes (B, N) int32 with the places of this step filled in.
+
+        Guidance after classifier-free guidance (Ho and Salimans 2022, eq. 6): free + (1 + w)(given - free).
+        """
+        weight = 1 + self.guidance.index_select(0, step)
+        uniform = noise.index_select(1, step)[:, 0]
+        drawn = draw(free + weight * (given - free), uniform, self.temperature, self.min_probability)
+        low, high = self.bounds.index_select(0, step), self.bounds.index_select(0, step + 1)
+        chosen = (self.ranks >= low) & (self.ranks < high)
+        return torch.where(chosen, drawn, codes)
+
+
+class TextUnmask(nn.Module):
+    """Draw, and the most confident places of a step."""
+
+    bounds: Tensor
+    tie_break: Tensor
+
+    def __init__(self, dims: Dims, sampler: SamplerConfig) -> None:
+        super().__init__()
+        self.mask_id, self.length = dims.vocabulary, dims.text_length
+        self.temperature, self.min_probability = sampler.text_temperature, sampler.min_probability
+        bounds = torch.tensor(text_bounds(dims.text_length, sampler.text_steps), dtype=torch.int32)
+        self.register_buffer("bounds", bounds, persistent=False)
+        tie_break = torch.arange(dims.text_length - 1, -1, -1, dtype=torch.int32)
+        self.register_buffer("tie_break", tie_break, persistent=False)
+
+    def forward(self, step: Tensor, logits: Tensor, tokens: Tensor, noise: Tensor) -> Tensor:
+        """step (1,) int64; logits (B, L, V); tokens (B, L) int32; noise (B, T, L) -> tokens (B, L) int32."""
+        uniform = noise.index_select(1, step)[:, 0]
+        drawn = draw(logits, uniform, self.temperature, self.min_probability)
+        confidence = 1 / torch.exp(logits - logits.amax(-1, keepdim=True)).sum(-1)
+        level = torch.round(confidence * CONFIDENCE_LEVELS).to(torch.int32)
+        masked = tokens == self.mask_id
+        score = torch.where(masked, level * self.length + self.tie_break, torch.full_like(tokens, -1))
+        rank = (score[:, None, :] > score[:, :, None]).to(torch.int32).sum(-1, dtype=torch.int32)
+        count = self.bounds.index_select(0, step + 1) - self.bounds.index_select(0, step)
+        return torch.where(masked & (rank < count), drawn, tokens)

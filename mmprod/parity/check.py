@@ -1,0 +1,213 @@
+"""Run one graph's candidates beside the reference, case by case, and judge what was measured.
+
+The reference runs once per case for all candidates. A candidate that crashes or gives an output
+that cannot be compared is out: its row fails with that reason, the others go on. Only sums are
+kept, never outputs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmprod.errors import EnvironmentMissing, MmprodError
+from mmprod.graphs.runner import Array, Runner
+from mmprod.graphs.spec import GraphSpec
+from mmprod.parity.candidates import Candidate
+from mmprod.parity.cases import Case
+from mmprod.parity.compare import Stats, compare, find_defect
+from mmprod.parity.limits import check, limits_for
+from mmprod.parity.report import Output, Row, Status, Subject
+
+logger = logging.getLogger(__name__)
+
+_NO_CASES = "mmprod parity run BUNDLE --against RUN"
+_NO_REFERENCE = "is the run the one this bundle was exported from?"
+
+
+@dataclass
+class _Trial:
+    """One candidate on its way through the cases. `trouble`: what ended it early."""
+
+    candidate: Candidate
+    runner: Runner | None = None
+    status: Status | None = None
+    trouble: str = ""
+    advice: str = ""
+    cases: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    stats: dict[str, Stats] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> Subject:
+        return self.candidate.subject
+
+    def end(self, status: Status, trouble: str, advice: str = "") -> None:
+        self.status, self.trouble, self.advice = status, trouble, advice
+
+
+def check_graph(
+    spec: GraphSpec,
+    cases: Iterable[Case],
+    reference: Runner | None,
+    candidates: Sequence[Candidate],
+    on_case: Callable[[Case], None] = lambda case: None,
+) -> list[Row]:
+    """One row per candidate. `reference` None: cases carry the outputs to compare with.
+
+    Closes the candidates' runners, not the reference.
+    """
+    trials = [_Trial(candidate) for candidate in candidates]
+    with ExitStack() as stack:
+        for trial in trials:
+            _open(trial, stack)
+        for case in cases:
+            running = [trial for trial in trials if trial.status is None]
+            if not running:
+                break
+            expected, trouble = _expected(reference, case)
+            for trial in running:
+                if trouble:
+                    trial.end(
+                        "fail", f"{case.name}: the reference failed: {trouble}", _NO_REFERENCE
+                    )
+                else:
+                    _step(spec, trial, case, expected)
+            on_case(case)
+    return [_judge(spec, trial) for trial in trials]
+
+
+def _open(trial: _Trial, stack: ExitStack) -> None:
+    """Open the runner: absent devices and packages leave the row "not run", anything else fails
+    it.
+    """
+    try:
+        trial.runner = trial.candidate.open()
+    except EnvironmentMissing as error:
+        trial.end("not run", _why_not_run(trial.subject, error), error.hint)
+    except Exception as error:  # noqa: BLE001 - a runner is foreign code, and its crash is a finding
+        _crash(trial, "cannot be opened", error)
+    else:
+        stack.callback(trial.runner.close)
+
+
+def _why_not_run(subject: Subject, error: EnvironmentMissing) -> str:
+    """The runner's reason; for an engine, after the device it was built for."""
+    text = error.message.removeprefix("not run: ")
+    target = subject.target.rpartition("-")[2]
+    known = not target or text.startswith("built ")
+    return text if known else f"built for {target}, not run: {text}"
+
+
+def _expected(reference: Runner | None, case: Case) -> tuple[Mapping[str, Array], str]:
+    """What the outputs should be, or why that is not known."""
+    if reference is None:
+        return case.outputs or {}, "" if case.outputs else "the case has no stored outputs"
+    try:
+        return reference(case.inputs), ""
+    except Exception as error:  # noqa: BLE001 - as above
+        return {}, _describe(case.name, error)
+
+
+def _step(spec: GraphSpec, trial: _Trial, case: Case, expected: Mapping[str, Array]) -> None:
+    """Run one case and add its measurements, or end the trial."""
+    assert trial.runner is not None
+    started = time.perf_counter()
+    try:
+        got = trial.runner(case.inputs)
+    except Exception as error:  # noqa: BLE001 - as above
+        _crash(trial, f"{case.name}: crashed", error)
+        return
+    trial.seconds += time.perf_counter() - started
+    trial.cases += 1
+    trial.samples += case.samples
+    defect = _defect(spec, case, expected, got)
+    if defect:
+        trial.end("fail", f"{case.name}: {defect}", _advice(trial.subject))
+        return
+    for tensor in spec.outputs:
+        stats = compare(tensor, expected[tensor.name], got[tensor.name], case.name)
+        before = trial.stats.get(tensor.name)
+        trial.stats[tensor.name] = before.merge(stats) if before else stats
+
+
+def _defect(
+    spec: GraphSpec, case: Case, expected: Mapping[str, Any], got: Mapping[str, Any]
+) -> str:
+    """Why these outputs cannot be compared; "" when they can."""
+    names = sorted(tensor.name for tensor in spec.outputs)
+    for side, found in (("reference", expected), ("candidate", got)):
+        if sorted(found) != names:
+            return f"{side}: outputs are {sorted(found)}, expected {names}"
+    defects = (find_defect(t, case.sizes, expected[t.name], got[t.name]) for t in spec.outputs)
+    return next(filter(None, defects), "")
+
+
+def _judge(spec: GraphSpec, trial: _Trial) -> Row:
+    """The verdict of a trial that went through all cases or ended early."""
+    outputs = tuple(_output(spec, trial, t.name) for t in spec.outputs if t.name in trial.stats)
+    if trial.status is None:
+        _apply_limits(trial, outputs)
+    assert trial.status is not None
+    return Row(
+        trial.subject,
+        trial.status,
+        trial.trouble,
+        trial.advice,
+        trial.runner.backend if trial.runner else "",
+        trial.cases,
+        trial.samples,
+        trial.seconds,
+        outputs,
+    )
+
+
+def _apply_limits(trial: _Trial, outputs: Sequence[Output]) -> None:
+    """End a trial that nothing ended early."""
+    pairs = [(output, check) for output in outputs for check in output.checks]
+    over = [(output, check) for output, check in pairs if not check.ok]
+    if not pairs:
+        trial.end("not run", "no stored cases to compare on", _NO_CASES)
+    elif over:
+        reason = "; ".join(f"{output.name} {check} is not met" for output, check in over)
+        worst = over[0][0].worst
+        trial.end("fail", f"{reason}; worst at {worst}" if worst else reason)
+    else:
+        output, closest = max(pairs, key=lambda pair: pair[1].used or 0.0)
+        trial.end("pass", f"closest to its limit: {output.name} {closest}")
+    if trial.status == "fail":
+        trial.advice = _advice(trial.subject)
+
+
+def _output(spec: GraphSpec, trial: _Trial, name: str) -> Output:
+    stats = trial.stats[name]
+    figures = stats.figures()
+    limits = limits_for(spec, spec.output(name), trial.subject.precision)
+    checks = tuple(check(limit, figures[limit.figure]) for limit in limits)
+    return Output(name, stats.role, figures, checks, stats.first, stats.worst)
+
+
+def _crash(trial: _Trial, what: str, error: Exception) -> None:
+    hint = error.hint if isinstance(error, MmprodError) else ""
+    trial.end("fail", f"{what}: {_describe(trial.subject, error)}", hint or _advice(trial.subject))
+
+
+def _describe(where: object, error: Exception) -> str:
+    """One line for the report. The traceback of what is not an expected error goes to the log."""
+    if isinstance(error, MmprodError):
+        return " ".join(error.message.split())
+    logger.error("%s: unexpected error", where, exc_info=error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def _advice(subject: Subject) -> str:
+    if subject.leg == "torch-engine":
+        return "do not serve this engine; mmprod build BUNDLE --trt builds it anew"
+    if subject.precision == "fp32":
+        return "do not use this file; mmprod export RUN writes it anew"
+    return f"use fp32, or export again: mmprod export RUN --precision {subject.precision}"

@@ -1,0 +1,83 @@
+"""Would parity notice? Damages copies of a bundle's graphs and sees whether the check fails, as it
+must.
+
+Runs without torch, on the stored cases. The undamaged copy comes first and must pass: a check that
+always fails proves nothing either.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmprod.bundle import Bundle
+from mmprod.errors import ConfigError
+from mmprod.parity.report import Row
+from mmprod.parity.run import run_parity
+from mmprod.parity.sabotage import KINDS, copy_graph, damage
+
+
+@dataclass(frozen=True)
+class SelftestRow:
+    """One trial. `kind` "none": the undamaged copy. `ok`: the verdict is the one that was due.
+
+    `verdict`: pass, fail, or not run (the graph has nothing of that kind to damage).
+    """
+
+    graph: str
+    precision: str
+    kind: str
+    damage: str
+    verdict: str
+    reason: str
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict in (("pass",) if self.kind == "none" else ("fail", "not run"))
+
+
+def run_selftest(
+    bundle: Bundle,
+    *,
+    graphs: Sequence[str] | None = None,
+    precision: str = "fp32",
+    on_row: Callable[[SelftestRow], None] | None = None,
+) -> tuple[SelftestRow, ...]:
+    """Every damage to every graph (or to `graphs`), one at a time, in a temporary folder.
+
+    Raises ConfigError for a graph that was not exported in `precision`.
+    """
+    exported = {artefact.graph for artefact in bundle.artefacts(role="onnx", precision=precision)}
+    chosen = graphs if graphs is not None else [name for name in bundle.specs if name in exported]
+    if not chosen:
+        raise ConfigError(f"no graph was exported in {precision}", hint="mmprod export RUN")
+    rows: list[SelftestRow] = []
+    for graph in chosen:
+        for row in _trials(bundle, graph, precision):
+            rows.append(row)
+            if on_row:
+                on_row(row)
+    return tuple(rows)
+
+
+def _trials(bundle: Bundle, graph: str, precision: str) -> Iterator[SelftestRow]:
+    for kind in ("none", *KINDS):
+        with tempfile.TemporaryDirectory(prefix="mmprod-selftest-") as folder:
+            copy = copy_graph(bundle, graph, precision, Path(folder) / "bundle")
+            text = "undamaged"
+            if kind != "none":
+                try:
+                    done = damage(copy, kind, graph, precision)
+                except ConfigError as error:
+                    yield SelftestRow(graph, precision, kind, "-", "not run", error.message)
+                    continue
+                text = f"{done.weight}: {done.text}"
+            row = _verdict(copy, graph, precision)
+            yield SelftestRow(graph, precision, kind, text, row.status, row.reason)
+
+
+def _verdict(bundle: Bundle, graph: str, precision: str) -> Row:
+    report = run_parity(bundle, precisions=(precision,))
+    return next(row for row in report.select(leg="torch-ort") if row.subject.graph == graph)

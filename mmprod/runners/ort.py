@@ -1,0 +1,119 @@
+"""Runs a graph with ONNX Runtime. The only file that imports onnxruntime; its errors end here.
+
+ONNX Runtime lists providers it cannot load and falls back to the CPU without an error, so the
+providers of the finished session are read back and compared with what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from mmprod.errors import EnvironmentMissing, IntegrityError
+from mmprod.graphs.runner import Array, Arrays
+from mmprod.graphs.spec import GraphSpec
+from mmprod.runners.checks import check_inputs, check_outputs
+
+CPU = "CPUExecutionProvider"
+_TYPES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
+_ERRORS = (
+    state.EPFail,
+    state.EngineError,
+    state.Fail,
+    state.InvalidArgument,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.ModelRequiresCompilation,
+    state.NoModel,
+    state.NoSuchFile,
+    state.NotImplemented,
+    state.RuntimeException,
+)
+
+
+class OrtRunner:
+    """One graph in an ONNX Runtime session.
+
+    `threads`: threads inside an operator, 0 for as many as ONNX Runtime likes. `providers`: in
+    order of preference; each must be in the finished session. Raises IntegrityError for a file that
+    is missing, no ONNX graph or not the graph of `spec`; EnvironmentMissing for a provider.
+    """
+
+    spec: GraphSpec
+    backend: str
+
+    def __init__(
+        self, spec: GraphSpec, path: Path, threads: int = 0, providers: Sequence[str] = (CPU,)
+    ) -> None:
+        self.spec = spec
+        self.path = path
+        self._session: ort.InferenceSession | None = _open(path, threads, providers)
+        self.backend = f"onnxruntime {ort.__version__} {'+'.join(self._session.get_providers())}"
+        _check_interface(spec, path, self._session)
+
+    def __call__(self, inputs: Arrays) -> dict[str, Array]:
+        """Outputs by name; see `graphs.runner.Runner`."""
+        if self._session is None:
+            raise ValueError(f"the runner of {self.path} is closed")
+        sizes = check_inputs(self.spec, inputs)
+        try:
+            outputs = self._session.run([t.name for t in self.spec.outputs], dict(inputs))
+        except _ERRORS as error:
+            raise IntegrityError(
+                f"{self.path} failed in ONNX Runtime: {_first_line(error)}",
+                hint="export the run again; `mmprod doctor` shows the version of ONNX Runtime",
+            ) from error
+        return check_outputs(self.spec, outputs, sizes)
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _open(path: Path, threads: int, providers: Sequence[str]) -> ort.InferenceSession:
+    """A session on exactly these providers."""
+    missing = [p for p in providers if p not in ort.get_available_providers()]
+    if missing:
+        raise EnvironmentMissing(
+            f"this ONNX Runtime has no {missing[0]}", hint="pip install 'mmprod[gpu]'"
+        )
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing", hint="mmprod export RUN writes the graphs")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(path, options, providers=list(providers))
+    except _ERRORS as error:
+        raise IntegrityError(
+            f"{path} cannot be loaded by ONNX Runtime: {_first_line(error)}",
+            hint="mmprod bundle verify BUNDLE tells whether the file was changed",
+        ) from error
+    found = session.get_providers()
+    if found[: len(providers)] != list(providers):
+        raise EnvironmentMissing(
+            f"asked for {list(providers)}, ONNX Runtime fell back to {found}",
+            hint="mmprod doctor shows what this machine can run",
+        )
+    return session
+
+
+def _check_interface(spec: GraphSpec, path: Path, session: ort.InferenceSession) -> None:
+    """The names, types and order of inputs and outputs are those of `spec`, or IntegrityError."""
+    for kind, wanted, found in (
+        ("inputs", spec.inputs, session.get_inputs()),
+        ("outputs", spec.outputs, session.get_outputs()),
+    ):
+        asked = [(t.name, t.dtype) for t in wanted]
+        has = [(value.name, _TYPES.get(value.type, value.type)) for value in found]
+        if asked != has:
+            raise IntegrityError(
+                f"{path} is not the graph {spec.name}: it has the {kind} {has}, not {asked}",
+                hint="mmprod bundle verify BUNDLE; was the bundle made by this version?",
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

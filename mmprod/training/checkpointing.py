@@ -1,0 +1,217 @@
+"""Checkpoints that are whole or absent, and a resume that finds the newest whole one.
+
+Save: rank 0 makes an empty step folder; every rank writes its part; barrier; the files are shared
+out over the ranks, flushed to disk and hashed; rank 0 writes manifest.json and then the pointer
+`latest`, both by rename. A process killed anywhere in between leaves a folder without manifest,
+which is never read. Load: rank 0 decides which step, all follow.
+
+A step folder holds the backend's files, ema*.safetensors and manifest.json with the progress of
+the loop and the identity of the job. Random numbers and sample order are functions of the step
+(see shares.py), so they need no state.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from mmprod.checkpoint import layout
+from mmprod.checkpoint.steps import FORMAT, list_steps, pointer, verify_step
+from mmprod.errors import ConfigError, IntegrityError
+from mmprod.manifest import FileEntry, write_json, write_text
+from mmprod.training.backend import Backend
+from mmprod.training.distributed import World, barrier, gather, only_main
+from mmprod.training.ema import Ema
+from mmprod.training.metrics import Meter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """Where the loop stands after `step` optimizer steps."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """training time so far, without evaluations and saves"""
+    best: float | None = None
+    best_step: int = 0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    stale: int = 0
+    """evaluations since the best one"""
+    meter: Meter = field(default_factory=Meter)
+
+    def state(self) -> dict[str, Any]:
+        values = {name: value for name, value in vars(self).items() if name != "meter"}
+        return {**values, "meter": {"sums": self.meter.sums, "count": self.meter.count}}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Progress:
+        return cls(**{**state, "meter": Meter(**state["meter"])})
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be the same when a checkpoint is loaded."""
+
+    stage: str
+    config: str
+    """SHA-256 of the resolved configuration"""
+    data: str
+    """fingerprint of the data set"""
+    backend: str
+    world: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint saves and restores, on this rank."""
+
+    backend: Backend
+    ema: Ema
+    world: World
+
+
+def save_checkpoint(
+    trained: Trained, folder: Path, progress: Progress, identity: Identity, keep: int
+) -> Path:
+    """Save a step below the stage folder, point `latest` (and `best`) at it, drop old ones.
+    Collective.
+    """
+    world = trained.world
+    path = folder / layout.CHECKPOINTS / layout.step_name(progress.step)
+    only_main(world, lambda: _empty_folder(path))
+    trained.backend.save(path)
+    if trained.backend.sharded or world.is_main:
+        save_file(trained.ema.average, path / _ema_name(trained))
+    barrier(world)
+    entries = _hash_together(world, path)
+    if world.is_main:
+        manifest = {
+            "kind": "checkpoint",
+            "format": FORMAT,
+            "identity": asdict(identity),
+            "progress": progress.state(),
+            "files": [entry.as_dict() for entry in entries],
+        }
+        write_json(path / layout.MANIFEST, manifest)
+        write_text(path.parent / layout.LATEST, path.name + "\n")
+        if progress.best_step == progress.step:
+            write_text(path.parent / layout.BEST, path.name + "\n")
+        _prune(folder, keep)
+    barrier(world)
+    return path
+
+
+def load_checkpoint(
+    trained: Trained, folder: Path, identity: Identity, resume: str
+) -> Progress | None:
+    """Restore a step.
+
+    `resume`: "auto" (the newest whole one), "never", or the path of a step folder. Collective.
+
+    None: there is nothing to resume. Raises ConfigError when the checkpoint belongs to another
+    job or world size, IntegrityError when there are checkpoints and none is whole.
+    """
+    if resume == "never":
+        return None
+    find: Callable[[], tuple[Path, dict[str, Any]] | None] = lambda: _find(folder, resume)  # noqa: E731
+    found = only_main(trained.world, find)
+    if found is None:
+        return None
+    path, manifest = found
+    _check_identity(path, manifest["identity"], identity)
+    trained.backend.load(path)
+    trained.ema.load(load_file(path / _ema_name(trained)))
+    barrier(trained.world)
+    return Progress.of(manifest["progress"])
+
+
+def _find(folder: Path, resume: str) -> tuple[Path, dict[str, Any]] | None:
+    if resume != "auto":
+        path = Path(resume)
+        return path, verify_step(path)
+    steps = list_steps(folder)
+    latest = pointer(folder / layout.CHECKPOINTS, layout.LATEST)
+    newest = next((s.step for s in steps if s.path.name == latest), None)
+    candidates = [s for s in reversed(steps) if s.complete and (newest is None or s.step <= newest)]
+    for candidate in candidates:
+        try:
+            return candidate.path, verify_step(candidate.path)
+        except IntegrityError as error:
+            logger.warning("checkpoint is damaged, trying an older one: %s", error.message)
+    if candidates:
+        raise IntegrityError(
+            f"every checkpoint in {folder / layout.CHECKPOINTS} is damaged",
+            hint="start this stage anew with --resume never",
+        )
+    return None
+
+
+def _check_identity(path: Path, saved: dict[str, Any], wanted: Identity) -> None:
+    now = asdict(wanted)
+    if saved == now:
+        return
+    if saved.get("world") != now["world"]:
+        raise ConfigError(
+            f"{path} was saved by {saved.get('world')} processes; there are {now['world']} now",
+            hint=f"resume with --nproc {saved.get('world')} (other numbers cannot be loaded yet)",
+        )
+    names = [name for name in now if saved.get(name) != now[name]]
+    detail = "; ".join(f"{name}: saved {saved.get(name)!r}, now {now[name]!r}" for name in names)
+    raise ConfigError(
+        f"{path} belongs to another job ({detail})",
+        hint="use the configuration and DeepSpeed file it was saved with, or --resume never",
+    )
+
+
+def _ema_name(trained: Trained) -> str:
+    return (
+        f"ema-{trained.world.rank:05d}.safetensors"
+        if trained.backend.sharded
+        else "ema.safetensors"
+    )
+
+
+def _empty_folder(path: Path) -> None:
+    """A fresh folder in place of what an interrupted save may have left."""
+    if path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+
+
+def _hash_together(world: World, path: Path) -> list[FileEntry]:
+    """Flush and hash all files, each by one rank; all ranks must see the same files (a shared file
+    system).
+    """
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    names = gather(world, [p.relative_to(path).as_posix() for p in files])
+    if any(listing != names[0] for listing in names):
+        raise IntegrityError(
+            f"the processes see different files in {path}",
+            hint="put the run folder on a file system that all nodes share",
+        )
+    mine = []
+    for file in files[world.rank :: world.size]:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+        mine.append(FileEntry.of(path, file))
+    return sorted((e for part in gather(world, mine) for e in part), key=lambda e: e.path)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    """Keep the newest `keep` complete steps and the best one."""
+    steps = list_steps(folder)
+    kept = {s.path for s in [s for s in steps if s.complete][-keep:]} | {
+        s.path for s in steps if s.best
+    }
+    for step in steps:
+        if step.path not in kept:
+            shutil.rmtree(step.path)

@@ -1,0 +1,158 @@
+"""Ranks: how a process finds its place, and the exchanges training needs beside the backend's.
+
+Every helper works the same with one process and no process group. All ranks must call them
+together.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NoReturn, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmprod.errors import ConfigError, MmprodError
+
+T = TypeVar("T")
+
+WAIT = timedelta(hours=4)
+"""longest wait for another rank: rank 0 may draw or evaluate meanwhile"""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: rank in [0, size), its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def join(*, group: bool) -> World:
+    """Read the launcher's variables (RANK, WORLD_SIZE, LOCAL_RANK) and join the process group where
+    one is needed.
+
+    `group`: make a process group even for a single process. Raises ConfigError for several
+    processes without it.
+    """
+    size, rank = _variable("WORLD_SIZE", 1), _variable("RANK", 0)
+    local = _variable("LOCAL_RANK", rank)
+    cuda = torch.cuda.is_available()
+    if size > 1 and not group:
+        raise ConfigError(
+            f"{size} processes were started without a DeepSpeed configuration",
+            hint="add --deepspeed configs/deepspeed/zero1.json, or start one process",
+        )
+    if cuda:
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    if group and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        if size == 1:
+            _complete_environment()
+        dist.init_process_group(backend, rank=rank, world_size=size, timeout=WAIT)
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    return World(rank, size, device)
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    if text and not text.isdigit():
+        raise ConfigError(f"{name}={text!r} is not a number", hint="start with torchrun or --nproc")
+    return int(text) if text else default
+
+
+def _complete_environment() -> None:
+    """A single process without launcher: the variables that torch and DeepSpeed look for."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    defaults = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_SIZE": 1}
+    for name, value in {**defaults, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        os.environ.setdefault(name, str(value))
+
+
+def barrier(world: World) -> None:
+    """Wait for all ranks."""
+    if world.size > 1:
+        dist.barrier()
+
+
+def add_over_ranks(world: World, values: list[float]) -> list[float]:
+    """Element-wise sum over ranks, in float64. One collective."""
+    if world.size == 1:
+        return values
+    total = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(total)
+    return [float(v) for v in total]
+
+
+def broadcast(world: World, value: T) -> T:
+    """Rank 0's (picklable) value on every rank."""
+    if world.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather(world: World, value: T) -> list[T]:
+    """Every rank's (picklable) value, in rank order, on every rank."""
+    if world.size == 1:
+        return [value]
+    box: list[T] = [value] * world.size
+    dist.all_gather_object(box, value)
+    return box
+
+
+def broadcast_tensors(world: World, tensors: list[Tensor]) -> None:
+    """Overwrite `tensors` on every rank by rank 0's."""
+    if world.size > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
+def only_main(world: World, action: Callable[[], T]) -> T:
+    """Run `action` on rank 0; every rank returns its result, or raises the same MmprodError."""
+    if world.size == 1:
+        return action()
+    result: tuple[T | None, MmprodError | None] = (None, None)
+    if world.is_main:
+        try:
+            result = (action(), None)
+        except MmprodError as error:
+            result = (None, error)
+        except BaseException:
+            broadcast(world, (None, MmprodError("rank 0 failed; see its output")))
+            raise
+    value, failure = broadcast(world, result)
+    if failure is not None:
+        raise failure
+    return value  # type: ignore[return-value]  # None only where the action's own result is None
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with `code`. Call it last in the command line.
+
+    With several ranks the interpreter is left at once: gloo sometimes aborts in its teardown and
+    would turn a finished job into a failed one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if code == 0:
+            dist.barrier()
+        os._exit(code)
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    sys.exit(code)

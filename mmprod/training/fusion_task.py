@@ -1,0 +1,126 @@
+"""The fusion stage: codes and caption tokens in, the three losses out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmprod.config.schema import Config, Dims
+from mmprod.data.store import Split
+from mmprod.data.tokenizer import Tokenizer
+from mmprod.graphs.catalog import build_catalog
+from mmprod.graphs.modules import build_module
+from mmprod.models.codec import Codec
+from mmprod.models.fusion import build_fusion
+from mmprod.models.fusion_loss import CONTRAST_GROUP, FusionObjective, draw_noise
+from mmprod.runners.torch import TorchRunner
+from mmprod.sampling import generate_images
+from mmprod.training.codec_task import grid_of, mirror_coins
+from mmprod.training.codes import Codes
+from mmprod.training.shares import Indices, Share, mixed_seed
+from mmprod.training.task import Evaluation
+
+EVALUATED = 256
+"""samples of the val split that an evaluation measures"""
+SHOWN = 8
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class FusionData:
+    """What the stage reads: both splits, their codes, the tokenizer, the trained codec (to draw
+    samples).
+    """
+
+    train: Split
+    val: Split
+    train_codes: Codes
+    val_codes: Codes
+    tokenizer: Tokenizer
+    codec: Codec
+
+
+class FusionTask:
+    """Trains the fusion transformer on cached codes (see `Task`)."""
+
+    name = "fusion"
+
+    def __init__(self, config: Config, dims: Dims, data: FusionData, device: torch.device) -> None:
+        self._config, self._dims, self._data, self._device = config, dims, data, device
+        self.model: nn.Module = FusionObjective(
+            build_fusion(config.fusion, dims), config.fusion, dims
+        )
+        self.size, self.weights = len(data.train), data.train.weights
+
+    def batch(self, share: Share) -> tuple[Tensor, ...]:
+        """(codes (B, N) int32, tokens (B, L) int32, noise (B, ...) float32).
+
+        The caption is drawn anew in each step.
+        """
+        codes = self._data.train_codes.rows(share.indices)
+        if self._config.data.flip:
+            mirrored = share.cut(mirror_coins(share)).numpy()
+            codes = np.where(
+                mirrored[:, None], self._data.train_codes.mirrored_rows(share.indices), codes
+            )
+        seed = mixed_seed(share.seed, share.step, "caption")
+        tokens = self._tokens(self._data.train, share.indices, seed)
+        noise = share.cut(draw_noise(share.generator("mask"), len(share.batch), self._dims))
+        return torch.from_numpy(codes).to(self._device), tokens, noise.to(self._device)
+
+    def keys(self, indices: Indices) -> list[str]:
+        return self._data.train.keys(indices)
+
+    def after_step(self) -> dict[str, float]:
+        return {}
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Losses on `val` under fixed masks, and pictures drawn for its first captions above the
+        real ones.
+        """
+        if not isinstance(model, FusionObjective):
+            raise TypeError(f"expected a FusionObjective, got {type(model).__name__}")
+        count = min(EVALUATED, len(self._data.val))
+        count -= count % CONTRAST_GROUP if count > CONTRAST_GROUP else 0
+        indices = np.arange(count)
+        noise = draw_noise(torch.Generator().manual_seed(0), count, self._dims)
+        tokens = self._tokens(self._data.val, indices, seed=0)
+        codes = torch.from_numpy(self._data.val_codes.rows(indices)).to(self._device)
+        sums: dict[str, float] = {}
+        with torch.no_grad():
+            for start in range(0, count, CHUNK):
+                part = slice(start, start + CHUNK)
+                losses = model(codes[part], tokens[part], noise[part].to(self._device))
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + float(value) * len(codes[part])
+        picture = self._samples(model, indices[:SHOWN])
+        return Evaluation({name: total / count for name, total in sums.items()}, picture)
+
+    def better(self, metrics: dict[str, float]) -> float:
+        return -metrics["loss"]
+
+    def core(self, model: nn.Module) -> nn.Module:
+        if not isinstance(model, FusionObjective):
+            raise TypeError(f"expected a FusionObjective, got {type(model).__name__}")
+        return model.fusion
+
+    def _tokens(self, split: Split, indices: Indices, seed: int) -> Tensor:
+        captions = split.captions(indices, self._config.data.languages, seed)
+        return torch.from_numpy(self._data.tokenizer.encode(captions, self._dims.text_length)).to(
+            self._device
+        )
+
+    def _samples(
+        self, model: FusionObjective, indices: Indices
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        sampler, dims = self._config.sampler, self._dims
+        module = build_module(
+            "text_to_image", codec=self._data.codec, fusion=model.fusion, dims=dims, sampler=sampler
+        )
+        runner = TorchRunner(build_catalog(dims, sampler)["text_to_image"], module)
+        captions = self._data.val.captions(indices, self._config.data.languages, 0)
+        drawn = generate_images(runner, self._data.tokenizer, captions, seed=0)
+        return grid_of([drawn, self._data.val.images(indices)])

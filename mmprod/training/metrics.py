@@ -1,0 +1,104 @@
+"""Metrics as data: `metrics.jsonl`, one JSON object per line, and the same figures for TensorBoard.
+
+{"kind": "log", "step", losses..., "lr", "grad_norm", "images_per_s", "seconds"}
+                                 means since the previous log line
+{"kind": "eval", "step", metrics of the averaged weights..., "seconds"}
+A run that resumes at step s drops the lines after s, which it will write again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from mmprod.errors import IntegrityError
+from mmprod.manifest import write_text
+
+FILE = "metrics.jsonl"
+
+
+class Meter:
+    """Running means of named figures; its state goes into checkpoints so that a resumed run logs
+    the same means.
+    """
+
+    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
+        self.sums = dict(sums or {})
+        self.count = count
+
+    def add(self, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means; starts anew."""
+        means = {name: total / max(1, self.count) for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+
+class MetricsLog:
+    """Appends to a stage folder's metrics.jsonl and TensorBoard events.
+
+    Does nothing on ranks other than 0.
+    """
+
+    def __init__(self, folder: Path, *, from_step: int, enabled: bool) -> None:
+        self._path = folder / FILE
+        self._writer: SummaryWriter | None = None
+        if enabled:
+            folder.mkdir(parents=True, exist_ok=True)
+            _drop_after(self._path, from_step)
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+
+    def write(self, kind: str, step: int, figures: dict[str, float]) -> None:
+        """One line, on disk when this returns to the loop.
+
+        NaN and infinity are refused (ValueError: a bug).
+        """
+        if self._writer is None:
+            return
+        line = json.dumps({"kind": kind, "step": step, **figures}, allow_nan=False)
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+        for name, value in figures.items():
+            self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All lines of a stage folder's metrics.jsonl. A torn last line (a killed writer) is left out.
+
+    Raises IntegrityError for a broken line before the last.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in whole]
+    except json.JSONDecodeError as error:
+        hint = "remove the broken line, or train this stage again with --resume never"
+        raise IntegrityError(f"{path} has a line that is not JSON: {error}", hint=hint) from error
+
+
+def _drop_after(path: Path, step: int) -> None:
+    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

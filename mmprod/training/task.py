@@ -1,0 +1,52 @@
+"""What a stage trains: the seam between the loop and a model with its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from mmprod.training.shares import Indices, Share
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of the averaged weights, and a picture (H, W, 3) uint8 that shows them."""
+
+    metrics: dict[str, float]
+    picture: npt.NDArray[np.uint8]
+
+
+class Task(Protocol):
+    """One stage's model and data. Built alike on every rank; `evaluate` runs on rank 0 alone."""
+
+    name: str
+    model: nn.Module
+    """what the backend owns; model(*batch) -> scalar losses by name, `loss` among them"""
+    size: int
+    """samples in the training split"""
+    weights: npt.NDArray[np.float64] | None
+    """sampling weights (size,), or None"""
+
+    def batch(self, share: Share) -> tuple[Tensor, ...]:
+        """The tensors of this share on the device: a pure function of (share, data)."""
+
+    def keys(self, indices: Indices) -> list[str]:
+        """Names of samples, for error messages."""
+
+    def after_step(self) -> dict[str, float]:
+        """Runs after each optimizer step on all ranks (codebook update); returns readouts, equal on
+        all ranks.
+        """
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Evaluate a copy of `model` in eval mode, fp32. Deterministic."""
+
+    def better(self, metrics: dict[str, float]) -> float:
+        """The figure that selects the best weights: higher is better."""
+
+    def core(self, model: nn.Module) -> nn.Module:
+        """The part of `model` whose weights are exported (without the losses around it)."""

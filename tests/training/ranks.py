@@ -1,0 +1,139 @@
+"""What each rank of the multi-process tests does: train with every given DeepSpeed file, report figures.
+
+Started as a program: `ranks.py ORDER.json`, with the launcher's variables set. Rank r writes
+<folder>/rank-r.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch(folder: Path, order: dict[str, Any], world: int, timeout_s: int = 240) -> list[dict[str, Any]]:
+    """Run `world` ranks on `order` and return what each reported. Fails with their output."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "order.json").write_text(json.dumps({**order, "folder": str(folder)}))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = os.environ | {
+        "WORLD_SIZE": str(world),
+        "LOCAL_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, str(Path(__file__)), str(folder / "order.json")]
+    logs = [(folder / f"rank-{rank}.log").open("w") for rank in range(world)]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        for rank, log in enumerate(logs)
+    ]
+    try:
+        codes = [rank.wait(timeout_s) for rank in ranks]
+    finally:
+        for rank, log in zip(ranks, logs, strict=True):
+            rank.kill()
+            rank.wait()
+            log.close()
+    output = "\n".join((folder / f"rank-{rank}.log").read_text() for rank in range(world))
+    assert codes == [0] * world, f"exit codes {codes}\n{output}"
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(world)]
+
+
+def digest(tensors: dict[str, Any]) -> str:
+    """One hash over named tensors, bit for bit."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode())
+        total.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def report(job: Any, losses: list[float]) -> dict[str, Any]:
+    """What is compared: losses, codebook, averaged weights."""
+    return {
+        "losses": losses,
+        "buffers": digest(dict(job.task.model.named_buffers())),
+        "weights": (job.folder / "model.safetensors").read_bytes().hex()[:0]
+        or hashlib.sha256((job.folder / "model.safetensors").read_bytes()).hexdigest(),
+    }
+
+
+def train_and_report(folder: Path, world: Any, deepspeed: Any, stage: str, train: dict[str, Any]) -> dict[str, Any]:
+    """Train straight through; then again stopping half-way and resuming in a new engine."""
+    from mmprod.training.loop import train_stage
+    from tests.training.tiny import make_job, tiny_config
+
+    config = tiny_config(**train)
+    out: dict[str, Any] = {}
+    for name in ("straight", "resumed"):
+        losses: list[float] = []
+
+        def note(event: Any, losses: list[float] = losses) -> None:
+            if event.kind == "log":
+                losses.append(event.metrics["loss"])
+
+        arguments = {"stage": stage, "world": world, "deepspeed": deepspeed, "on_event": note}
+        if name == "resumed":
+            half = make_job(config, folder / name, **arguments)
+            stop_after(half, config.codec_train.save_every)
+        job = make_job(config, folder / name, **arguments)
+        train_stage(job)
+        out[name] = report(job, losses)
+    return out
+
+
+def stop_after(job: Any, step: int) -> None:
+    """Train like a process that is asked to stop during step `step`."""
+    import signal
+
+    from mmprod.errors import Preempted
+    from mmprod.training.loop import train_stage
+
+    def note(event: Any) -> None:
+        if job.on_event is not None:
+            job.on_event(event)
+        if event.kind == "log" and event.step == step - 1:
+            signal.raise_signal(signal.SIGUSR1)
+
+    try:
+        train_stage(replace(job, on_event=note))
+    except Preempted:
+        return
+    raise AssertionError("the job did not stop")
+
+
+def main(order_path: Path) -> None:
+    from mmprod.training.deepspeed_config import read_deepspeed
+    from mmprod.training.distributed import join, leave
+
+    order = json.loads(order_path.read_text())
+    world = join(group=True)
+    results = {}
+    for name, path in order["files"].items():
+        raw = read_deepspeed(Path(path))
+        folder = Path(order["folder"]) / name
+        results[name] = train_and_report(folder, world, raw, order["stage"], order["train"])
+    (order_path.parent / f"rank-{world.rank}.json").write_text(json.dumps(results))
+    leave(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
