@@ -1,7 +1,9 @@
-"""The configuration: frozen pydantic models, unknown keys forbidden at every depth, defaults only here.
+"""The configuration: frozen pydantic models, unknown keys forbidden at every depth, defaults only
+here.
 
-A file (TOML, at most two levels) says what differs from these defaults. Each builder receives only its own section.
-The resolved whole is saved with every artefact. `Dims` holds the sizes both models share; it is derived, never written.
+A file (TOML, at most two levels) says what differs from these defaults. Each builder receives only
+its own section. The resolved whole is saved with every artefact. `Dims` holds the sizes both models
+share; it is derived, never written.
 """
 
 from __future__ import annotations
@@ -22,31 +24,54 @@ class DataConfig(Section):
     """Where pictures and captions come from, and the sizes they are brought to."""
 
     source: Literal["avatars", "folder", "emoji"] = "avatars"
-    path: str = Field(default="", description="folder of images (source=folder) or of a prepared data set; empty: the run's own")
+    path: str = Field(
+        default="",
+        description="folder of images (source=folder) or prepared data set; empty: the run's own",
+    )
     image_size: PositiveInt = Field(default=64, description="pixels per side")
     count: PositiveInt = Field(default=2000, description="pictures to draw (source=avatars)")
     seed: int = 0
-    text_length: PositiveInt = Field(default=32, description="tokens per caption, end-of-text included")
-    vocabulary: PositiveInt = Field(default=1024, description="largest size of the byte-level BPE vocabulary")
+    text_length: PositiveInt = Field(
+        default=32, description="tokens per caption, end-of-text included"
+    )
+    vocabulary: PositiveInt = Field(
+        default=1024, description="largest size of the byte-level BPE vocabulary"
+    )
     languages: tuple[str, ...] = ("en",)
-    flip: bool = Field(default=False, description="mirror pictures at random (captions must not speak of left and right)")
+    caption_variants: int = Field(
+        default=4, ge=1, le=4, description="caption templates per language (source=avatars)"
+    )
+    flip: bool = Field(
+        default=False,
+        description="mirror pictures at random (captions must not speak of left and right)",
+    )
 
 
 class CodecConfig(Section):
     """The VQ-VAE codec: conv encoder, quantizer, mirror decoder."""
 
-    patch: PositiveInt = Field(default=1, description="side of the stem's space-to-depth patch: 1, 2 or 4")
+    patch: PositiveInt = Field(
+        default=1, description="side of the stem's space-to-depth patch: 1, 2 or 4"
+    )
     channels: PositiveInt = 64
-    multipliers: tuple[PositiveInt, ...] = Field(default=(1, 2, 4), description="channel factor per level; one strided step between levels")
+    multipliers: tuple[PositiveInt, ...] = Field(
+        default=(1, 2, 4), description="channel factor per level; one strided step between levels"
+    )
     blocks: PositiveInt = Field(default=1, description="residual blocks per level")
-    attention: bool = Field(default=False, description="one self-attention block at the coarsest level")
+    attention: bool = Field(
+        default=False, description="one self-attention block at the coarsest level"
+    )
     quantizer: Literal["spherical"] = "spherical"
     codebook_size: PositiveInt = 1024
     code_dim: PositiveInt = 8
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    restart: bool = Field(default=True, description="replace codes that no token used for a while by current features")
+    restart: bool = Field(
+        default=True, description="replace codes that no token used for a while by current features"
+    )
     commitment: float = Field(default=0.25, ge=0)
-    loss: Literal["archive", "natural"] = Field(default="archive", description="archive: distortion only; natural: L1 + gradient")
+    loss: Literal["archive", "natural"] = Field(
+        default="archive", description="archive: distortion only; natural: L1 + gradient"
+    )
 
     @property
     def factor(self) -> int:
@@ -61,44 +86,77 @@ class FusionConfig(Section):
     heads: PositiveInt = 4
     image_encoder: PositiveInt = Field(default=2, description="blocks of E_image")
     text_encoder: PositiveInt = Field(default=2, description="blocks of E_text")
-    joint: PositiveInt = Field(default=2, description="double-stream blocks of the connector M (weights per modality)")
-    shared: PositiveInt = Field(default=2, description="blocks of the connector M with shared weights")
+    joint: PositiveInt = Field(
+        default=2, description="double-stream blocks of the connector M (weights per modality)"
+    )
+    shared: PositiveInt = Field(
+        default=2, description="blocks of the connector M with shared weights"
+    )
     image_decoder: PositiveInt = Field(default=1, description="blocks of D_image")
     text_decoder: PositiveInt = Field(default=1, description="blocks of D_text")
     registers: PositiveInt = Field(default=2, description="register tokens per modality")
     embedding: PositiveInt = Field(default=256, description="size of the search embedding")
-    weighting: Literal["maskgit", "softmin_snr", "elbo"] = Field(default="maskgit", description="weight of a sample's loss by its mask ratio")
+    weighting: Literal["maskgit", "softmin_snr", "elbo"] = Field(
+        default="maskgit", description="weight of a sample's loss by its mask ratio"
+    )
     text_weight: float = Field(default=0.5, ge=0)
-    pad_weight: float = Field(default=0.1, ge=0, description="loss weight of padding after the end of a text")
+    pad_weight: float = Field(
+        default=0.1, ge=0, description="loss weight of padding after the end of a text"
+    )
     contrastive_weight: float = Field(default=0.2, ge=0)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.width % self.heads or (self.width // self.heads) % 4:
-            raise ValueError(f"width {self.width} must split into {self.heads} heads of a multiple of 4 channels")
+            raise ValueError(
+                f"width {self.width} must split into {self.heads} heads of a multiple of 4 channels"
+            )
         return self
 
 
 class TrainConfig(Section):
-    """One training stage. `lr` is the peak of a linear warm-up followed by a cosine to `lr_final * lr`."""
+    """One training stage. `lr` is the peak of a linear warm-up followed by a cosine to `lr_final *
+    lr`.
+    """
 
     steps: PositiveInt = 1000
-    batch: PositiveInt = Field(default=64, description="global batch: samples per optimizer step over all ranks")
+    batch: PositiveInt = Field(
+        default=64, description="global batch: samples per optimizer step over all ranks"
+    )
     lr: float = Field(default=4e-4, gt=0)
     lr_final: float = Field(default=0.05, ge=0, le=1)
     warmup: int = Field(default=100, ge=0)
+    optimizer: Literal["adamw", "muon", "auto"] = Field(
+        default="adamw",
+        description="muon: for hidden matrices, adamw for the rest; auto: muon on one process, "
+        "adamw under DeepSpeed, which does not keep matrices whole",
+    )
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 turns clipping off")
+    clip: float = Field(
+        default=1.0, ge=0, description="largest gradient norm; 0 turns clipping off"
+    )
     precision: Literal["fp32", "bf16"] = "bf16"
-    ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights that are evaluated and exported")
+    ema: float = Field(
+        default=0.999,
+        ge=0,
+        lt=1,
+        description="decay of the averaged weights that are evaluated and exported",
+    )
     seed: int = 0
     log_every: PositiveInt = 20
     eval_every: PositiveInt = 500
     save_every: PositiveInt = 500
     keep: PositiveInt = Field(default=2, description="newest checkpoints kept beside the best one")
-    patience: int = Field(default=0, ge=0, description="evaluations without a better result before stopping early; 0: never")
-    init_from: str = Field(default="", description="model.safetensors to start from (matching tensors are loaded, the rest is reported)")
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="evaluations without a better result before stopping early; 0: never",
+    )
+    init_from: str = Field(
+        default="",
+        description="model.safetensors to start from (what matches is loaded, the rest reported)",
+    )
 
 
 class SamplerConfig(Section):
@@ -106,10 +164,19 @@ class SamplerConfig(Section):
 
     image_steps: PositiveInt = 8
     text_steps: PositiveInt = 8
-    guidance: float = Field(default=2.0, ge=0, description="classifier-free guidance weight at the last step; ramps up from 0")
+    guidance: float = Field(
+        default=2.0,
+        ge=0,
+        description="classifier-free guidance weight at the last step; ramps up from 0",
+    )
     image_temperature: float = Field(default=1.0, gt=0)
     text_temperature: float = Field(default=0.5, gt=0)
-    min_probability: float = Field(default=0.03, ge=0, lt=1, description="codes less likely than this share of the likeliest are never drawn")
+    min_probability: float = Field(
+        default=0.03,
+        ge=0,
+        lt=1,
+        description="codes less likely than this share of the likeliest are never drawn",
+    )
 
 
 class Config(Section):
@@ -127,10 +194,14 @@ class Config(Section):
     def _sizes_agree(self) -> Self:
         if self.data.image_size % self.codec.factor:
             raise ValueError(
-                f"data.image_size {self.data.image_size} is not a multiple of the codec's factor {self.codec.factor} "
+                f"data.image_size {self.data.image_size} is not a multiple of the codec's factor "
+                f"{self.codec.factor} "
                 "(codec.patch times 2 for each level after the first)"
             )
-        steps = max(self.sampler.image_steps - self.latent_positions, self.sampler.text_steps - self.data.text_length)
+        steps = max(
+            self.sampler.image_steps - self.latent_positions,
+            self.sampler.text_steps - self.data.text_length,
+        )
         if steps > 0:
             raise ValueError("a sampler cannot have more steps than the sequence has positions")
         return self
@@ -143,7 +214,9 @@ class Config(Section):
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes shared by codec, fusion transformer and graphs. Derived from a Config and the tokenizer's real size."""
+    """Sizes shared by codec, fusion transformer and graphs. Derived from a Config and the
+    tokenizer's real size.
+    """
 
     image_size: int
     """H = W, pixels"""
