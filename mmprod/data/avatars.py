@@ -8,29 +8,25 @@ random state.
 from __future__ import annotations
 
 import functools
-import io
-import os
 import re
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib import import_module, metadata
-from multiprocessing import get_context
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mmprod.data import attributes as vocabulary
 from mmprod.data.attributes import HIDDEN, LANGUAGES, VARIANTS, caption, check_attributes
+from mmprod.data.processes import map_processes
+from mmprod.data.svg import need, render_svg, resvg
 from mmprod.data.writer import Caption, DataInfo, DataWriter, Sample
-from mmprod.errors import ConfigError, EnvironmentMissing
+from mmprod.errors import ConfigError
 
 _VIEW_BOX = "22 10 220 220"  # the square of the 264 x 280 drawing that head, hat and collar fill
 _OVERSAMPLING = 2
-_CHUNK = 64
 
 _HAIR_COLORS = {
     "black": "#1E1A1C",
@@ -99,15 +95,9 @@ def draw(attributes: Mapping[str, str], seed: int, size: int) -> NDArray[np.uint
     check_attributes(attributes)
     if not 8 <= size <= 1024:
         raise ConfigError(f"picture size {size}", hint="8 to 1024 pixels")
-    width = size * _OVERSAMPLING
     _, _, body = _compose(attributes, np.random.default_rng([seed, 1])).partition(">")
-    tag = (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'width="{width}" height="{width}" viewBox="{_VIEW_BOX}">'
-    )
-    png = _resvg().svg_to_bytes(svg_string=tag + _flatten(body), skip_system_fonts=True)
-    with Image.open(io.BytesIO(png)) as image:
-        layer = np.asarray(image.convert("RGBA"), np.float32)
+    body = _flatten(body.rpartition("</svg>")[0])
+    layer = np.asarray(render_svg(body, _VIEW_BOX, size * _OVERSAMPLING), np.float32)
     alpha = layer[..., 3:] / 255.0
     background = np.asarray(_BACKGROUNDS[attributes["background"]], np.float32)
     flat = layer[..., :3] * alpha + background * (1.0 - alpha)
@@ -115,17 +105,21 @@ def draw(attributes: Mapping[str, str], seed: int, size: int) -> NDArray[np.uint
     return np.asarray(np.rint(mean), np.uint8)
 
 
-def prepare_avatars(out: Path, *, count: int, size: int, seed: int, workers: int = 0) -> None:
-    """Draw `count` faces in the splits train, val, test (90 : 5 : 5), and count // 20 more in
-    test_combo.
+def prepare_avatars(
+    out: Path, *, count: int, size: int, seed: int, workers: int = 0, variants: int = VARIANTS
+) -> None:
+    """Draw `count` faces for train, val and test (90 : 5 : 5), and count // 20 more for test_combo.
 
     Only test_combo shows the pairs of `HELD_OUT_PAIRS`. `workers`: processes, 0 means one per CPU;
-    the data set does not depend on it. Raises ConfigError, EnvironmentMissing.
+    the data set does not depend on it. `variants`: caption templates per language, at most
+    VARIANTS. Raises ConfigError, EnvironmentMissing.
     """
     if count < 20:
         raise ConfigError(f"{count} avatars do not fill the splits", hint="ask for at least 20")
-    _resvg(), _parts()
-    jobs = list(_jobs(count, seed, size))
+    if not 1 <= variants <= VARIANTS:
+        raise ConfigError(f"{variants} caption templates", hint=f"1 to {VARIANTS}")
+    resvg(), _parts()
+    jobs = list(_jobs(count, seed, size, variants))
     info = DataInfo(
         source="avatars",
         size=size,
@@ -135,9 +129,8 @@ def prepare_avatars(out: Path, *, count: int, size: int, seed: int, workers: int
         },
         licences=("python-avatars: MIT; Avataaars artwork by Pablo Stanley, free for any use",),
     )
-    workers = workers or len(os.sched_getaffinity(0))
     with DataWriter(out, info) as writer:
-        for job, sample in zip(jobs, _drawn(jobs, workers), strict=True):
+        for job, sample in zip(jobs, map_processes(_sample, jobs, workers), strict=True):
             writer.add(job.split, sample)
 
 
@@ -147,24 +140,15 @@ class _Job:
     index: int
     seed: int
     size: int
+    variants: int
 
 
-def _jobs(count: int, seed: int, size: int) -> Iterator[_Job]:
+def _jobs(count: int, seed: int, size: int, variants: int) -> Iterator[_Job]:
     held = max(1, count // 20)
     splits = (
         ["train"] * (count - 2 * held) + ["val"] * held + ["test"] * held + ["test_combo"] * held
     )
-    return (_Job(split, index, seed, size) for index, split in enumerate(splits))
-
-
-def _drawn(jobs: list[_Job], workers: int) -> Iterator[Sample]:
-    if workers == 1 or len(jobs) <= _CHUNK:
-        yield from map(_sample, jobs)
-        return
-    # spawn, not fork: the caller may run threads (torch does), and a forked child would inherit
-    # their locks.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_sample, jobs, chunksize=_CHUNK)
+    return (_Job(split, index, seed, size, variants) for index, split in enumerate(splits))
 
 
 def _sample(job: _Job) -> Sample:
@@ -174,7 +158,7 @@ def _sample(job: _Job) -> Sample:
     captions = tuple(
         Caption(language, caption(attributes, language, variant))
         for language in LANGUAGES
-        for variant in range(VARIANTS)
+        for variant in range(job.variants)
     )
     image = draw(attributes, int(rng.integers(2**31)), job.size)
     return Sample(f"avatar-{job.index:07d}", image, captions, attributes)
@@ -229,18 +213,4 @@ def _flatten(svg: str) -> str:
 
 @functools.cache
 def _parts() -> Any:
-    return _need("python_avatars")
-
-
-@functools.cache
-def _resvg() -> Any:
-    return _need("resvg_py")
-
-
-def _need(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise EnvironmentMissing(
-            f"drawing avatars needs {module.replace('_', '-')}", hint="pip install 'mmprod[data]'"
-        ) from error
+    return need("python_avatars")

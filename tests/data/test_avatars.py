@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmprod.data import avatars
+from mmprod.data import avatars, svg
 from mmprod.data.attributes import (
     LANGUAGES,
     VARIANTS,
@@ -79,7 +79,7 @@ def test_painting_without_masks_changes_nothing_visible(monkeypatch: pytest.Monk
     rng = np.random.default_rng(0)
     faces = [sample_attributes(rng) for _ in range(25)]
     quick = [avatars.draw(face, i, 32).astype(int) for i, face in enumerate(faces)]
-    monkeypatch.setattr(avatars, "_flatten", lambda svg: svg)
+    monkeypatch.setattr(avatars, "_flatten", lambda body: body)
     for index, (face, image) in enumerate(zip(faces, quick, strict=True)):
         difference = np.abs(image - avatars.draw(face, index, 32))
         assert difference.max() <= 24
@@ -117,7 +117,16 @@ def test_worker_processes_give_the_same_data_set(root: Path, tmp_path: Path) -> 
     assert data_fingerprint(tmp_path / "two") == data_fingerprint(root)
 
 
+def test_fewer_templates_change_the_captions_alone(root: Path, tmp_path: Path) -> None:
+    avatars.prepare_avatars(tmp_path / "one", count=100, size=32, seed=5, workers=1, variants=1)
+    split, full = open_split(tmp_path / "one", "val"), open_split(root, "val")
+    assert len(list(split.all_captions(LANGUAGES))) == len(LANGUAGES) * len(split)
+    assert (split.images(np.arange(5)) == full.images(np.arange(5))).all()
+
+
 def test_impossible_requests_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="templates"):
+        avatars.prepare_avatars(tmp_path / "data", count=20, size=32, seed=0, variants=9)
     with pytest.raises(ConfigError):
         avatars.prepare_avatars(tmp_path / "data", count=5, size=32, seed=0)
     with pytest.raises(ConfigError):
@@ -128,7 +137,7 @@ def test_impossible_requests_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    avatars._resvg.cache_clear()
+    svg.resvg.cache_clear()
     with pytest.raises(EnvironmentMissing, match="resvg-py") as caught:
         avatars.prepare_avatars(tmp_path / "data", count=20, size=32, seed=0)
     assert "pip install" in caught.value.hint
