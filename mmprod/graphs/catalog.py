@@ -11,7 +11,8 @@ BATCH = Dim("batch", 1, 4, 16)
 def build_catalog(dims: Dims, sampler: SamplerConfig) -> dict[str, GraphSpec]:
     """All graphs for models of these sizes, by name, in the order they are exported and reported.
 
-    B batch, H pixels per side, N codes, L text tokens, K codebook, V vocabulary, E embedding, T steps.
+    B batch, H pixels per side, N codes, L text tokens, K codebook, V vocabulary, E embedding, T
+    steps.
     """
     n, k, length, v = dims.positions, dims.codebook_size, dims.text_length, dims.vocabulary
     size = dims.image_size

@@ -1,8 +1,9 @@
 """Graphs as modules: they compose methods of the models and hold no arithmetic of their own.
 
-Training, export and serving therefore run the same code. A sampler graph is a `LoopModule`: a prologue that encodes the
-condition once, a body that is one denoising step, an epilogue that gives the result. PyTorch runs it as a Python loop; the
-exporter writes it as one ONNX graph with one Loop.
+Training, export and serving therefore run the same code. A sampler graph is a `LoopModule`: a
+prologue that encodes the condition once, a body that is one denoising step, an epilogue that gives
+the result. PyTorch runs it as a Python loop; the exporter writes it as one ONNX graph with one
+Loop.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from mmprod.config.schema import Dims, SamplerConfig
@@ -65,13 +67,19 @@ class EmbedText(nn.Module):
 
 
 class LoopModule(nn.Module):
-    """prologue(*inputs) -> (*constants, *state); body(step, *constants, *state) -> state; epilogue(*constants, *state) -> outputs.
+    """prologue(*inputs) -> (*constants, *state); body(step, *constants, *state) -> state;
+    epilogue(*constants, *state) -> outputs.
 
-    `step` is an int64 tensor of shape (1,). Every constant and state tensor has the batch as axis 0.
+    `step` is an int64 tensor of shape (1,). Every constant and state tensor has the batch as axis
+    0.
     """
 
     def __init__(
-        self, parts: tuple[nn.Module, nn.Module, nn.Module], steps: int, constants: tuple[str, ...], state: tuple[str, ...]
+        self,
+        parts: tuple[nn.Module, nn.Module, nn.Module],
+        steps: int,
+        constants: tuple[str, ...],
+        state: tuple[str, ...],
     ) -> None:
         super().__init__()
         self.prologue, self.body, self.epilogue = parts
@@ -108,10 +116,13 @@ class TextToImageStep(nn.Module):
         self.fusion = fusion
         self.sampling = ImageUnmask(dims, sampler)
 
-    def forward(self, step: Tensor, given: Tensor, free: Tensor, noise: Tensor, codes: Tensor) -> Tensors:
+    def forward(
+        self, step: Tensor, given: Tensor, free: Tensor, noise: Tensor, codes: Tensor
+    ) -> Tensors:
         image = self.fusion.image.encode(codes)
         fused, _ = self.fusion.fuse(torch.cat([image, image]), torch.cat([given, free]))
-        with_text, without = self.fusion.image.decode(fused).unflatten(0, (2, -1)).unbind(0)
+        logits = rearrange(self.fusion.image.decode(fused), "(two b) n k -> two b n k", two=2)
+        with_text, without = logits.unbind(0)
         return (self.sampling(step, with_text, without, codes, noise),)
 
 
@@ -159,8 +170,12 @@ class ImageToTextEpilogue(nn.Module):
         return (tokens,)
 
 
-def build_module(name: str, *, codec: Codec, fusion: Fusion, dims: Dims, sampler: SamplerConfig) -> nn.Module:
-    """The module of one graph of the catalog: forward(*inputs in the spec's order) -> outputs in the spec's order."""
+def build_module(
+    name: str, *, codec: Codec, fusion: Fusion, dims: Dims, sampler: SamplerConfig
+) -> nn.Module:
+    """The module of one graph of the catalog: forward(*inputs in the spec's order) -> outputs in
+    the spec's order.
+    """
 
     def text_to_image() -> nn.Module:
         parts = (
@@ -171,7 +186,11 @@ def build_module(name: str, *, codec: Codec, fusion: Fusion, dims: Dims, sampler
         return LoopModule(parts, sampler.image_steps, ("given", "free", "noise"), ("codes",))
 
     def image_to_text() -> nn.Module:
-        parts = (ImageToTextPrologue(codec, fusion, dims), ImageToTextStep(fusion, dims, sampler), ImageToTextEpilogue())
+        parts = (
+            ImageToTextPrologue(codec, fusion, dims),
+            ImageToTextStep(fusion, dims, sampler),
+            ImageToTextEpilogue(),
+        )
         return LoopModule(parts, sampler.text_steps, ("image", "noise"), ("tokens",))
 
     builders: dict[str, Callable[[], nn.Module]] = {

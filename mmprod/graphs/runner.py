@@ -1,4 +1,6 @@
-"""What executes a graph. One narrow seam: PyTorch, ONNX Runtime and TensorRT sit behind the same two methods."""
+"""What executes a graph. One narrow seam: PyTorch, ONNX Runtime and TensorRT sit behind the same
+two methods.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ Arrays = Mapping[str, Array]
 
 
 class Runner(Protocol):
-    """Runs one graph on NumPy arrays. `backend` says what really executes it, read back, never assumed."""
+    """Runs one graph on NumPy arrays. `backend` says what really executes it, read back, never
+    assumed.
+    """
 
     spec: GraphSpec
     backend: str
@@ -28,7 +32,8 @@ class Runner(Protocol):
 
 
 def example_inputs(spec: GraphSpec, batch: int, seed: int) -> dict[str, Array]:
-    """Inputs for tests and parity: a pure function of (spec, batch, seed), the same on every machine.
+    """Inputs for tests and parity: a pure function of (spec, batch, seed), the same on every
+    machine.
 
     Pixels and ids are uniform over their range, noise is uniform in [0, 1) on the float32 grid.
     """

@@ -1,6 +1,8 @@
-"""Data that describes a deployable graph. Torch-free; everything that must agree on shapes derives from it.
+"""Data that describes a deployable graph. Torch-free; everything that must agree on shapes derives
+from it.
 
-ONNX dynamic shapes, TensorRT profiles, server limits and parity cases are read from these records and written nowhere else.
+ONNX dynamic shapes, TensorRT profiles, server limits and parity cases are read from these records
+and written nowhere else.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Dim:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input or output. `role` chooses how values are drawn for tests and how outputs are compared.
+    """One input or output. `role` chooses how values are drawn for tests and how outputs are
+    compared.
 
     `below`: for integer inputs, values lie in [0, below).
     """
@@ -48,7 +51,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """A deployable function: name, inputs, outputs, one line about it, and the kind that decides how it is built."""
+    """A deployable function: name, inputs, outputs, one line about it, and the kind that decides
+    how it is built.
+    """
 
     name: str
     inputs: tuple[Tensor, ...]
@@ -60,7 +65,9 @@ class GraphSpec:
     @property
     def dims(self) -> tuple[Dim, ...]:
         """The distinct variable dimensions, in order of appearance."""
-        found = {d.name: d for t in (*self.inputs, *self.outputs) for d in t.shape if isinstance(d, Dim)}
+        found = {
+            d.name: d for t in (*self.inputs, *self.outputs) for d in t.shape if isinstance(d, Dim)
+        }
         return tuple(found.values())
 
     def input(self, name: str) -> Tensor:

@@ -1,9 +1,10 @@
 """Transformer blocks of the fusion model: self-attention within one stream, and jointly over two.
 
-RMSNorm (Zhang and Sennrich 2019), RMS-normalised queries and keys (Dehghani et al. 2023, sec. 2), rotary positions
-(Su et al. 2021; axial over rows and columns for pictures), SwiGLU (Shazeer 2020), joint attention with weights per modality
-(MM-DiT, Esser et al. 2024, sec. 4). No attention mask anywhere: captions are padded with ordinary tokens, so every call
-stays on the fused path of each backend.
+RMSNorm (Zhang and Sennrich 2019), RMS-normalised queries and keys (Dehghani et al. 2023, sec. 2),
+rotary positions (Su et al. 2021; axial over rows and columns for pictures), SwiGLU (Shazeer 2020),
+joint attention with weights per modality (MM-DiT, Esser et al. 2024, sec. 4). No attention mask
+anywhere: captions are padded with ordinary tokens, so every call stays on the fused path of each
+backend.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class SwiGLU(nn.Module):
 class Rotary(nn.Module):
     """Rotation tables for one modality; `registers` leading positions are not rotated.
 
-    grid 0: positions 0..length-1 on one axis. grid g: length = g*g, half of the head turns with the row, half with the column.
+    grid 0: positions 0..length-1 on one axis. grid g: length = g*g, half of the head turns with the
+    row, half with the column.
     """
 
     cos: Tensor
@@ -54,7 +56,9 @@ class Rotary(nn.Module):
     def __init__(self, head: int, length: int, *, registers: int, grid: int = 0) -> None:
         super().__init__()
         place = torch.arange(length, dtype=torch.float32)
-        axes = [place] if not grid else [torch.div(place, grid, rounding_mode="floor"), place % grid]
+        axes = (
+            [place] if not grid else [torch.div(place, grid, rounding_mode="floor"), place % grid]
+        )
         pairs = head // 2 // len(axes)
         speed = 100.0 ** (-torch.arange(pairs, dtype=torch.float32) / pairs)
         angle = torch.cat([axis[:, None] * speed for axis in axes], dim=1)
@@ -83,7 +87,9 @@ class Projections(nn.Module):
 
     def queries_keys_values(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, S, D) -> q, k, v (B, heads, S, head)."""
-        q, k, v = rearrange(self.qkv(self.norm(x)), "b s (three h d) -> three b h s d", three=3, h=self.heads).unbind(0)
+        q, k, v = rearrange(
+            self.qkv(self.norm(x)), "b s (three h d) -> three b h s d", three=3, h=self.heads
+        ).unbind(0)
         return rotary(self.q_norm(q)), rotary(self.k_norm(k)), v
 
     def merge(self, mixed: Tensor) -> Tensor:
@@ -107,8 +113,9 @@ class FeedForward(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(head)) v for q, k, v (B, heads, S, head).
 
-    On a GPU the fused kernel; on a CPU, and so in every exported graph, the three operations by name: for these short
-    sequences the CPU's fused backward is about four times slower than they are, and compilers find the pattern themselves.
+    On a GPU the fused kernel; on a CPU, and so in every exported graph, the three operations by
+    name: for these short sequences the CPU's fused backward is about four times slower than they
+    are, and compilers find the pattern themselves.
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v)
@@ -144,7 +151,9 @@ class JointBlock(nn.Module):
         self.text_attention = self.image_attention if shared else Projections(width, heads)
         self.text_feed_forward = self.image_feed_forward if shared else FeedForward(width)
 
-    def forward(self, image: Tensor, text: Tensor, image_rotary: Rotary, text_rotary: Rotary) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, text: Tensor, image_rotary: Rotary, text_rotary: Rotary
+    ) -> tuple[Tensor, Tensor]:
         split = image.shape[1]
         of_image = self.image_attention.queries_keys_values(image, image_rotary)
         of_text = self.text_attention.queries_keys_values(text, text_rotary)

@@ -1,24 +1,30 @@
-"""Building blocks of the codec: convolutional residual blocks (ResNet, He et al. 2016, pre-activation) and resampling.
+"""Building blocks of the codec: convolutional residual blocks (ResNet, He et al. 2016,
+pre-activation) and resampling.
 
-GroupNorm (Wu and He 2018) with SiLU; strided 3x3 down, nearest x2 + 3x3 up. Transposed convolutions are left out on
-purpose: they leave checkerboards and TensorRT refuses them in bf16.
+GroupNorm (Wu and He 2018) with SiLU; strided 3x3 down, nearest x2 + 3x3 up. Transposed convolutions
+are left out on purpose: they leave checkerboards and TensorRT refuses them in bf16.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
 def norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with at most 32 groups of at least 4 channels."""
-    groups = next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0 and channels // g >= 4 or g == 1)
+    groups = next(
+        g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= 4) or g == 1
+    )
     return nn.GroupNorm(groups, channels, eps=1e-5)
 
 
 class ResidualBlock(nn.Module):
-    """x (B, C, h, w) -> (B, C', h, w): norm, SiLU, 3x3, norm, SiLU, 3x3, plus the input (1x1 when widths differ)."""
+    """x (B, C, h, w) -> (B, C', h, w): norm, SiLU, 3x3, norm, SiLU, 3x3, plus the input (1x1 when
+    widths differ).
+    """
 
     def __init__(self, channels: int, out_channels: int | None = None) -> None:
         super().__init__()
@@ -47,7 +53,7 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (t.flatten(2).transpose(1, 2) for t in self.qkv(self.norm(x)).chunk(3, dim=1))
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return torch.add(x, self.out(mixed.transpose(1, 2).unflatten(2, x.shape[2:])))
+        return torch.add(x, self.out(rearrange(mixed, "b (h w) c -> b c h w", h=x.shape[2])))
 
 
 class Downsample(nn.Module):

@@ -1,6 +1,7 @@
 """VQ-VAE codec: picture <-> discrete codes.
 
-After VQ-VAE (van den Oord et al. 2017) and the VQGAN layout (Esser et al. 2021, appendix A), without its discriminator.
+After VQ-VAE (van den Oord et al. 2017) and the VQGAN layout (Esser et al. 2021, appendix A),
+without its discriminator.
 
     pixels uint8 (B, H, W, 3) --normalize--> x (B, 3, H, W) in [-1, 1]
         --patch--> --E: conv, levels of residual blocks, strided down--> Z (B, D, h, w)
@@ -22,12 +23,14 @@ from mmprod.models.quantizers.spherical import SphericalQuantizer
 
 
 def to_signal(pixels: Tensor) -> Tensor:
-    """pixels (B, H, W, 3) uint8 -> x (B, 3, H, W) float32 in [-1, 1]. The only place where pixels are normalized."""
+    """pixels (B, H, W, 3) uint8 -> x (B, 3, H, W) float32 in [-1, 1]. The only place where pixels
+    are normalized.
+    """
     return pixels.to(torch.float32).permute(0, 3, 1, 2) * (1 / 127.5) - 1.0
 
 
 def to_pixels(x: Tensor) -> Tensor:
-    """x (B, 3, H, W) float -> pixels (B, H, W, 3) uint8, rounded half to even, clipped to 0..255."""
+    """x (B, 3, H, W) float -> pixels (B, H, W, 3) uint8, rounded half to even, clipped."""
     levels = torch.round(x.to(torch.float32) * 127.5 + 127.5)
     return levels.clamp(0.0, 255.0).permute(0, 2, 3, 1).to(torch.uint8)
 
@@ -63,7 +66,10 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [cfg.channels * m for m in reversed(cfg.multipliers)]
         current = widths[0]
-        layers: list[nn.Module] = [nn.Conv2d(cfg.code_dim, current, 3, padding=1), ResidualBlock(current)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(cfg.code_dim, current, 3, padding=1),
+            ResidualBlock(current),
+        ]
         layers += [AttentionBlock(current)] if cfg.attention else []
         for level, width in enumerate(widths):
             layers += [Upsample(current)] if level else []
@@ -80,19 +86,25 @@ class Decoder(nn.Module):
 
 
 class Codec(nn.Module):
-    """Encoder, quantizer and decoder. In training call it on pixels; for use call `encode` and `decode`."""
+    """Encoder, quantizer and decoder. In training call it on pixels; for use call `encode` and
+    `decode`.
+    """
 
     def __init__(self, cfg: CodecConfig) -> None:
         super().__init__()
         self.loss_preset = cfg.loss
         self.encoder = Encoder(cfg)
         self.quantizer = SphericalQuantizer(
-            cfg.codebook_size, cfg.code_dim, decay=cfg.ema_decay, commitment=cfg.commitment, restart=cfg.restart
+            cfg.codebook_size,
+            cfg.code_dim,
+            decay=cfg.ema_decay,
+            commitment=cfg.commitment,
+            restart=cfg.restart,
         )
         self.decoder = Decoder(cfg)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """pixels (B, H, W, 3) uint8 -> scalar losses: loss = encoder + reconstruction, and their parts."""
+        """pixels (B, H, W, 3) uint8 -> losses: loss = encoder + reconstruction."""
         x = to_signal(pixels)
         quantized = self.quantizer(self.encoder(x))
         restored = self.decoder(quantized.latents).float()
@@ -113,7 +125,8 @@ class Codec(nn.Module):
 
 
 def reconstruction_loss(restored: Tensor, x: Tensor, preset: str) -> Tensor:
-    """-log p(x|z') up to constants: Laplace (L1) and Gauss (L2) terms; `natural` adds L1 of the image gradient.
+    """-log p(x|z') up to constants: Laplace (L1) and Gauss (L2) terms; `natural` adds L1 of the
+    image gradient.
 
     restored, x (B, 3, H, W) in [-1, 1] -> scalar.
     """

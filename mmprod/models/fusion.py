@@ -1,12 +1,13 @@
 """The fusion transformer: masked discrete diffusion over image codes and text tokens.
 
-Absorbing-state discrete diffusion without a time input (Austin et al. 2021; MaskGIT, Chang et al. 2022; MDLM, Sahoo et al.
-2024), independent mask ratios per modality (UniDiffuser, Bao et al. 2023, in masked form), towers before fusion so that
-each modality has a search embedding and the text tower runs once per sample.
+Absorbing-state discrete diffusion without a time input (Austin et al. 2021; MaskGIT, Chang et al.
+2022; MDLM, Sahoo et al. 2024), independent mask ratios per modality (UniDiffuser, Bao et al. 2023,
+in masked form), towers before fusion so that each modality has a search embedding and the text
+tower runs once per sample.
 
-    codes  (B, N) --E_image--> (B, R+N, D) --+                       +--> D_image --> image logits (B, N, K)
-                                             +--> M: joint, shared --+
-    tokens (B, L) --E_text---> (B, R+L, D) --+                       +--> D_text  --> text logits  (B, L, V)
+    codes  (B, N) --E_image--> (B, R+N, D) --+                     +--> D_image --> logits (B, N, K)
+                                             +-> M: joint, shared -+
+    tokens (B, L) --E_text---> (B, R+L, D) --+                     +--> D_text  --> logits (B, L, V)
 
     mask id: K for codes, V for tokens. R register tokens lead each stream.
     embedding of a picture or a text: unit vector from the mean of its tower's output.
@@ -26,7 +27,8 @@ from mmprod.models.attention import Block, JointBlock, RMSNorm, Rotary
 
 @dataclass(frozen=True)
 class Modality:
-    """What the model must know of one modality: vocabulary, sequence length, and the grid side when it is a picture.
+    """What the model must know of one modality: vocabulary, sequence length, and the grid side when
+    it is a picture.
 
     A further modality is one more of these, with its tower and decoder (see `Stream`).
     """
@@ -41,9 +43,9 @@ class Modality:
 class Stream(nn.Module):
     """Tower (E), decoder (D), tied head and embedding projection of one modality.
 
-    Where ids have feature vectors (codes have their place on the codec's sphere), the embedding of an id is a free vector
-    plus a learned map of its features, at the input and in the tied head alike: what is learned of a code then holds for
-    its neighbours.
+    Where ids have feature vectors (codes have their place on the codec's sphere), the embedding of
+    an id is a free vector plus a learned map of its features, at the input and in the tied head
+    alike: what is learned of a code then holds for its neighbours.
     """
 
     features: Tensor
@@ -55,10 +57,14 @@ class Stream(nn.Module):
         self.registers_count = cfg.registers
         self.embed = nn.Embedding(modality.vocabulary + 1, width)
         self.register_buffer("features", torch.zeros(modality.vocabulary + 1, modality.features))
-        self.feature_map = nn.Linear(modality.features, width, bias=False) if modality.features else None
+        self.feature_map = (
+            nn.Linear(modality.features, width, bias=False) if modality.features else None
+        )
         self.place = nn.Parameter(torch.empty(modality.length, width))
         self.registers = nn.Parameter(torch.empty(cfg.registers, width))
-        self.rotary = Rotary(width // cfg.heads, modality.length, registers=cfg.registers, grid=modality.grid)
+        self.rotary = Rotary(
+            width // cfg.heads, modality.length, registers=cfg.registers, grid=modality.grid
+        )
         self.tower = nn.ModuleList(Block(width, cfg.heads) for _ in range(encoder))
         self.decoder = nn.ModuleList(Block(width, cfg.heads) for _ in range(decoder))
         self.head_norm = RMSNorm(width)
@@ -70,7 +76,8 @@ class Stream(nn.Module):
         """The embedding of every id, the mask id last: (vocabulary + 1, D)."""
         if self.feature_map is None:
             return self.embed.weight
-        return self.embed.weight + self.feature_map(self.features)
+        mapped: Tensor = self.feature_map(self.features)
+        return self.embed.weight + mapped
 
     def encode(self, ids: Tensor) -> Tensor:
         """ids (B, S) integer in [0, vocabulary] -> features (B, R+S, D)."""
@@ -81,7 +88,9 @@ class Stream(nn.Module):
         return x
 
     def decode(self, x: Tensor) -> Tensor:
-        """fused features (B, R+S, D) -> logits (B, S, vocabulary) float32. The mask token is never predicted."""
+        """fused features (B, R+S, D) -> logits (B, S, vocabulary) float32. The mask token is never
+        predicted.
+        """
         for block in self.decoder:
             x = block(x, self.rotary)
         x = self.head_norm(x[:, self.registers_count :])
@@ -94,7 +103,9 @@ class Stream(nn.Module):
 
 
 class Fusion(nn.Module):
-    """The whole model. `forward` is the denoising step; the parts are public for samplers, search and export."""
+    """The whole model. `forward` is the denoising step; the parts are public for samplers, search
+    and export.
+    """
 
     def __init__(self, cfg: FusionConfig, dims: Dims) -> None:
         super().__init__()
@@ -108,26 +119,36 @@ class Fusion(nn.Module):
         self._initialise(cfg)
 
     def _initialise(self, cfg: FusionConfig) -> None:
-        """Truncated normal 0.02; projections into the residual stream scaled by 1/sqrt(2 depth) (GPT-2, sec. 2.3)."""
-        depth = cfg.joint + cfg.shared + max(cfg.image_encoder + cfg.image_decoder, cfg.text_encoder + cfg.text_decoder)
+        """Truncated normal 0.02; projections into the residual stream scaled by 1/sqrt(2 depth)
+        (GPT-2, sec. 2.3).
+        """
+        depth = (
+            cfg.joint
+            + cfg.shared
+            + max(cfg.image_encoder + cfg.image_decoder, cfg.text_encoder + cfg.text_decoder)
+        )
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 residual = name.endswith(("out.weight", "down.weight"))
-                nn.init.trunc_normal_(parameter, std=0.02 / (2 * depth) ** 0.5 if residual else 0.02)
+                nn.init.trunc_normal_(
+                    parameter, std=0.02 / (2 * depth) ** 0.5 if residual else 0.02
+                )
 
     @torch.no_grad()
     def adopt_codebook(self, codes: Tensor) -> None:
-        """Take over the codec's code vectors (K, D) as features of the image ids. Once, before training."""
+        """Take over the codec's code vectors (K, D) as features of the image ids."""
         self.image.features[: len(codes)].copy_(codes)
 
     def fuse(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """M: image features (B, R+N, D), text features (B, R+L, D) -> fused features of the same shapes."""
+        """M: image (B, R+N, D) and text features (B, R+L, D) -> fused, the same shapes."""
         for block in self.connector:
             image, text = block(image, text, self.image.rotary, self.text.rotary)
         return image, text
 
     def forward(self, codes: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """codes (B, N) in [0, K], tokens (B, L) in [0, V] -> image logits (B, N, K), text logits (B, L, V)."""
+        """codes (B, N) in [0, K], tokens (B, L) in [0, V] -> image logits (B, N, K), text logits
+        (B, L, V).
+        """
         image, text = self.fuse(self.image.encode(codes), self.text.encode(tokens))
         return self.image.decode(image), self.text.decode(text)
 

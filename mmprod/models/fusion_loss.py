@@ -1,16 +1,18 @@
 """The training objective of the fusion transformer, in the design's three terms.
 
-    L_total = L_encoder + L_cross-modal + L_reconstruction
-    L_encoder        masked likelihood of one modality while the other is wholly masked
-    L_cross-modal    masked likelihood of one modality given the other clean, both ways, + SigLIP between the towers
-    L_reconstruction masked likelihood of both, each masked at its own ratio
+    L_total = L_encoder + L_cross-modal + L_reconstruction L_encoder        masked likelihood of one
+    modality while the other is wholly masked L_cross-modal    masked likelihood of one modality
+    given the other clean, both ways, + SigLIP between the towers L_reconstruction masked likelihood
+    of both, each masked at its own ratio
 
-Every cross-entropy is divided by ln(vocabulary), so an untrained model starts near 1 in each. A sample belongs to one task,
-drawn with the shares of `TASKS`; each sample's loss is a mean over its own masked places, so the loss of a global batch is
-the plain mean over samples and does not depend on how ranks share them.
+Every cross-entropy is divided by ln(vocabulary), so an untrained model starts near 1 in each. A
+sample belongs to one task, drawn with the shares of `TASKS`; each sample's loss is a mean over its
+own masked places, so the loss of a global batch is the plain mean over samples and does not depend
+on how ranks share them.
 
-Sources: MaskGIT (Chang et al. 2022, sec. 3.1), UniDisc (Swerdlow et al. 2025: whole-modality masking), min-SNR weighting
-(Hang et al. 2023; soft form), SigLIP (Zhai et al. 2023, eq. 1) on partly masked inputs (FLIP, Li et al. 2023).
+Sources: MaskGIT (Chang et al. 2022, sec. 3.1), UniDisc (Swerdlow et al. 2025: whole-modality
+masking), min-SNR weighting (Hang et al. 2023; soft form), SigLIP (Zhai et al. 2023, eq. 1) on
+partly masked inputs (FLIP, Li et al. 2023).
 """
 
 from __future__ import annotations
@@ -29,13 +31,17 @@ from mmprod.models.fusion import Fusion
 TASKS = {"image": 0.06, "text": 0.04, "text_to_image": 0.45, "image_to_text": 0.30, "joint": 0.15}
 """share of samples per task, in the order of the cumulative draw"""
 CONTRAST_GROUP = 8
-"""samples that are contrasted with each other: a fixed group, so that the loss is the same for any number of ranks"""
+"""samples that are contrasted with each other: a fixed group, so that the loss is the same for any
+number of ranks
+"""
 MEAN_ARCCOS = 2 / math.pi
 PAD = 0
 
 
 def draw_noise(generator: torch.Generator, batch: int, dims: Dims) -> Tensor:
-    """All random numbers of one step for a global batch: (B, 3 + N + L) uniform in [0, 1), task and ratios stratified."""
+    """All random numbers of one step for a global batch: (B, 3 + N + L) uniform in [0, 1), task and
+    ratios stratified.
+    """
     noise = torch.rand(batch, 3 + dims.positions + dims.text_length, generator=generator)
     for column in range(3):
         order = torch.randperm(batch, generator=generator)
@@ -45,7 +51,9 @@ def draw_noise(generator: torch.Generator, batch: int, dims: Dims) -> Tensor:
 
 @dataclass(frozen=True)
 class Masked:
-    """One modality after masking: ids with mask ids, the mask (B, S), the loss weight of each sample (B,)."""
+    """One modality after masking: ids with mask ids, the mask (B, S), the loss weight of each
+    sample (B,).
+    """
 
     ids: Tensor
     mask: Tensor
@@ -53,7 +61,7 @@ class Masked:
 
 
 class FusionObjective(nn.Module):
-    """Wraps the model so that one forward gives all losses (what a wrapped training engine needs)."""
+    """Wraps the model so that one forward gives all losses (what a wrapping engine needs)."""
 
     def __init__(self, fusion: Fusion, cfg: FusionConfig, dims: Dims) -> None:
         super().__init__()
@@ -61,7 +69,9 @@ class FusionObjective(nn.Module):
         self.cfg, self.dims = cfg, dims
 
     def forward(self, codes: Tensor, tokens: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """codes (B, N), tokens (B, L) integer, noise from `draw_noise` -> scalar losses; a pure function of its inputs."""
+        """codes (B, N), tokens (B, L) integer, noise from `draw_noise` -> scalar losses; a pure
+        function of its inputs.
+        """
         n = self.dims.positions
         edges = torch.cumsum(torch.tensor(list(TASKS.values()), device=noise.device), 0)
         task = (noise[:, :1] > edges[:-1]).sum(1)
@@ -72,10 +82,17 @@ class FusionObjective(nn.Module):
         text_ratio = torch.where(task == 0, ones, torch.where(task == 2, zeros, text_ratio))
         image = _mask(codes, noise[:, 3 : 3 + n], image_ratio, self.dims.codebook_size)
         text = _mask(tokens, noise[:, 3 + n :], text_ratio, self.dims.vocabulary)
-        image_features, text_features = self.fusion.image.encode(image.ids), self.fusion.text.encode(text.ids)
+        image_features, text_features = (
+            self.fusion.image.encode(image.ids),
+            self.fusion.text.encode(text.ids),
+        )
         fused_image, fused_text = self.fusion.fuse(image_features, text_features)
-        image_loss = self._likelihood(self.fusion.image.decode(fused_image), codes, image, MEAN_ARCCOS)
-        text_loss = self._likelihood(self.fusion.text.decode(fused_text), tokens, text, 0.5, pad=True)
+        image_loss = self._likelihood(
+            self.fusion.image.decode(fused_image), codes, image, MEAN_ARCCOS
+        )
+        text_loss = self._likelihood(
+            self.fusion.text.decode(fused_text), tokens, text, 0.5, pad=True
+        )
         image_loss = image_loss * (task != 1)
         text_loss = text_loss * (task != 0) * self.cfg.text_weight
         contrast = self._contrast(image_features, text_features, image.ratio, text.ratio)
@@ -93,10 +110,14 @@ class FusionObjective(nn.Module):
             "image_to_text": _mean_where(text_loss, task == 3),
         }
 
-    def _likelihood(self, logits: Tensor, target: Tensor, masked: Masked, mean_ratio: float, pad: bool = False) -> Tensor:
+    def _likelihood(
+        self, logits: Tensor, target: Tensor, masked: Masked, mean_ratio: float, pad: bool = False
+    ) -> Tensor:
         """Cross-entropy over masked places, in units of ln(vocabulary), weighted by ratio: (B,)."""
         vocabulary = logits.shape[-1]
-        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten().long(), reduction="none").view(target.shape)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), target.flatten().long(), reduction="none"
+        ).view(target.shape)
         weight = masked.mask.float()
         if pad:
             after_end = F.pad((target == PAD)[:, 1:], (1, 0)) & (target == PAD)
@@ -105,7 +126,9 @@ class FusionObjective(nn.Module):
         return per_sample * self._weight(masked.ratio, mean_ratio)
 
     def _weight(self, ratio: Tensor, mean_ratio: float) -> Tensor:
-        """Weight of a sample whose per-place mean loss is given: elbo 1; maskgit ~ ratio; softmin_snr between the two."""
+        """Weight of a sample whose per-place mean loss is given: elbo 1; maskgit ~ ratio;
+        softmin_snr between the two.
+        """
         if self.cfg.weighting == "elbo":
             return torch.ones_like(ratio)
         if self.cfg.weighting == "maskgit":
@@ -113,12 +136,18 @@ class FusionObjective(nn.Module):
         snr = (1 - ratio) / ratio.clamp_min(1e-3)
         return 5.0 / (snr + 5.0)
 
-    def _contrast(self, image: Tensor, text: Tensor, image_ratio: Tensor, text_ratio: Tensor) -> Tensor:
-        """SigLIP within groups of CONTRAST_GROUP samples; a pair counts by how much of both sides is visible."""
+    def _contrast(
+        self, image: Tensor, text: Tensor, image_ratio: Tensor, text_ratio: Tensor
+    ) -> Tensor:
+        """SigLIP within groups of CONTRAST_GROUP samples; a pair counts by how much of both sides
+        is visible.
+        """
         a, b = self.fusion.image.embedding(image), self.fusion.text.embedding(text)
         group = min(CONTRAST_GROUP, len(a))
         a, b = (rearrange(x, "(g s) e -> g s e", s=group) for x in (a, b))
-        seen_a, seen_b = (rearrange(1 - r, "(g s) -> g s", s=group) for r in (image_ratio, text_ratio))
+        seen_a, seen_b = (
+            rearrange(1 - r, "(g s) -> g s", s=group) for r in (image_ratio, text_ratio)
+        )
         scale, bias = self.fusion.similarity[0].exp(), self.fusion.similarity[1]
         logits = scale * (a @ b.transpose(1, 2)) + bias
         sign = 2 * torch.eye(group, device=logits.device) - 1
@@ -127,7 +156,9 @@ class FusionObjective(nn.Module):
 
 
 def _mask(ids: Tensor, noise: Tensor, ratio: Tensor, mask_id: int) -> Masked:
-    """Mask a share `ratio` of each row (at least one place where ratio > 0): the places of smallest noise."""
+    """Mask a share `ratio` of each row (at least one place where ratio > 0): the places of smallest
+    noise.
+    """
     length = ids.shape[1]
     count = torch.ceil(ratio * length)
     rank = noise.argsort(1).argsort(1)

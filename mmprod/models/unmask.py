@@ -1,11 +1,16 @@
-"""One step of masked-diffusion sampling, as modules: the same code runs in PyTorch and inside every exported graph.
+"""One step of masked-diffusion sampling, as modules: the same code runs in PyTorch and inside every
+exported graph.
 
 Static shapes, no sort, no top-k, no random operator. Three devices make that possible:
-- pictures are unmasked in a fixed low-discrepancy order (Halton-MaskGIT, Besnier et al. 2025), so the places of a step are constants;
-- a draw is an inverse CDF of one uniform number that enters as an input, so every backend sees the same randomness and the
+- pictures are unmasked in a fixed low-discrepancy order (Halton-MaskGIT, Besnier et al. 2025), so
+the places of a step are constants;
+- a draw is an inverse CDF of one uniform number that enters as an input, so every backend sees the
+same randomness and the
   noise is T x N floats instead of T x N x K for Gumbel noise;
-- texts are unmasked by confidence, ranked by counting pairwise comparisons (L^2 of them) instead of sorting. Confidence is
-  rounded to 1/64 and ties are broken by place, so rounding differences between backends do not reorder tokens.
+- texts are unmasked by confidence, ranked by counting pairwise comparisons (L^2 of them) instead of
+sorting. Confidence is
+  rounded to 1/64 and ties are broken by place, so rounding differences between backends do not
+  reorder tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +38,9 @@ def radical_inverse(index: int, base: int) -> float:
 
 
 def halton_ranks(grid: int) -> list[int]:
-    """Rank (0 = first) of every cell of a grid x grid picture, row-major, in the order of a 2D Halton sequence (bases 2, 3)."""
+    """Rank (0 = first) of every cell of a grid x grid picture, row-major, in the order of a 2D
+    Halton sequence (bases 2, 3).
+    """
     ranks: dict[int, int] = {}
     index = 1
     while len(ranks) < grid * grid:
@@ -44,7 +51,9 @@ def halton_ranks(grid: int) -> list[int]:
 
 
 def image_bounds(positions: int, steps: int) -> list[int]:
-    """Places known after step 0..T, by the arccos schedule: few at first, many at the end; at least one per step."""
+    """Places known after step 0..T, by the arccos schedule: few at first, many at the end; at least
+    one per step.
+    """
     bounds = [round(positions * (1 - math.acos(t / steps) * 2 / math.pi)) for t in range(steps + 1)]
     for t in range(1, steps + 1):
         bounds[t] = min(max(bounds[t], bounds[t - 1] + 1), positions - (steps - t))
@@ -59,8 +68,9 @@ def text_bounds(length: int, steps: int) -> list[int]:
 def draw(logits: Tensor, uniform: Tensor, temperature: float, min_probability: float) -> Tensor:
     """Inverse-CDF draw. logits (B, S, K) float32, uniform (B, S) in [0, 1) -> ids (B, S) int32.
 
-    Ids whose probability is below `min_probability` times the largest are never drawn (min-p, Nguyen et al. 2024); besides
-    quality this leaves few borders in the CDF, so backends that differ in the last bit still draw the same id.
+    Ids whose probability is below `min_probability` times the largest are never drawn (min-p,
+    Nguyen et al. 2024); besides quality this leaves few borders in the CDF, so backends that differ
+    in the last bit still draw the same id.
     """
     weight = torch.exp((logits - logits.amax(-1, keepdim=True)) * (1 / temperature))
     weight = torch.where(weight < min_probability, torch.zeros_like(weight), weight)
@@ -80,21 +90,28 @@ class ImageUnmask(nn.Module):
         super().__init__()
         steps = sampler.image_steps
         self.temperature, self.min_probability = sampler.image_temperature, sampler.min_probability
-        self.register_buffer("ranks", torch.tensor(halton_ranks(dims.grid), dtype=torch.int32), persistent=False)
+        self.register_buffer(
+            "ranks", torch.tensor(halton_ranks(dims.grid), dtype=torch.int32), persistent=False
+        )
         bounds = torch.tensor(image_bounds(dims.positions, steps), dtype=torch.int32)
         self.register_buffer("bounds", bounds, persistent=False)
         ramp = torch.arange(1, steps + 1, dtype=torch.float32) / steps
         self.register_buffer("guidance", sampler.guidance * ramp, persistent=False)
 
-    def forward(self, step: Tensor, given: Tensor, free: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
-        """step (1,) int64; given, free (B, N, K) logits with and without the condition; codes (B, N) int32;
-        noise (B, T, N) -> codes (B, N) int32 with the places of this step filled in.
+    def forward(
+        self, step: Tensor, given: Tensor, free: Tensor, codes: Tensor, noise: Tensor
+    ) -> Tensor:
+        """step (1,) int64; given, free (B, N, K) logits with and without the condition; codes (B,
+        N) int32; noise (B, T, N) -> codes (B, N) int32 with the places of this step filled in.
 
-        Guidance after classifier-free guidance (Ho and Salimans 2022, eq. 6): free + (1 + w)(given - free).
+        Guidance after classifier-free guidance (Ho and Salimans 2022, eq. 6): free + (1 + w)(given
+        - free).
         """
         weight = 1 + self.guidance.index_select(0, step)
         uniform = noise.index_select(1, step)[:, 0]
-        drawn = draw(free + weight * (given - free), uniform, self.temperature, self.min_probability)
+        drawn = draw(
+            free + weight * (given - free), uniform, self.temperature, self.min_probability
+        )
         low, high = self.bounds.index_select(0, step), self.bounds.index_select(0, step + 1)
         chosen = (self.ranks >= low) & (self.ranks < high)
         return torch.where(chosen, drawn, codes)
@@ -116,13 +133,17 @@ class TextUnmask(nn.Module):
         self.register_buffer("tie_break", tie_break, persistent=False)
 
     def forward(self, step: Tensor, logits: Tensor, tokens: Tensor, noise: Tensor) -> Tensor:
-        """step (1,) int64; logits (B, L, V); tokens (B, L) int32; noise (B, T, L) -> tokens (B, L) int32."""
+        """step (1,) int64; logits (B, L, V); tokens (B, L) int32; noise (B, T, L) -> tokens (B, L)
+        int32.
+        """
         uniform = noise.index_select(1, step)[:, 0]
         drawn = draw(logits, uniform, self.temperature, self.min_probability)
         confidence = 1 / torch.exp(logits - logits.amax(-1, keepdim=True)).sum(-1)
         level = torch.round(confidence * CONFIDENCE_LEVELS).to(torch.int32)
         masked = tokens == self.mask_id
-        score = torch.where(masked, level * self.length + self.tie_break, torch.full_like(tokens, -1))
+        score = torch.where(
+            masked, level * self.length + self.tie_break, torch.full_like(tokens, -1)
+        )
         rank = (score[:, None, :] > score[:, :, None]).to(torch.int32).sum(-1, dtype=torch.int32)
         count = self.bounds.index_select(0, step + 1) - self.bounds.index_select(0, step)
         return torch.where(masked & (rank < count), drawn, tokens)

@@ -14,8 +14,8 @@ Readout = dict[str, float]
 class Quantized:
     """Result of quantizing latents in training.
 
-    latents (B, D, h, w): exactly the chosen code vectors in value, the encoder's gradient straight through.
-    codes (B, h*w) int64. encoder_loss: scalar, the quantizer's share of L_encoder.
+    latents (B, D, h, w): exactly the chosen code vectors in value, the encoder's gradient straight
+    through. codes (B, h*w) int64. encoder_loss: scalar, the quantizer's share of L_encoder.
     """
 
     latents: Tensor
@@ -39,7 +39,8 @@ class Quantizer(Protocol):
         """codes (B, N) integer in [0, K) -> latents (B, D, h, w) float32. Exports as one Gather."""
 
     def update(self) -> Readout:
-        """Move the codebook after an optimizer step. All ranks call it together; afterwards all hold the same bits.
+        """Move the codebook after an optimizer step. All ranks call it together; afterwards all
+        hold the same bits.
 
         Returns usage (share of codes seen lately), perplexity, restarts.
         """

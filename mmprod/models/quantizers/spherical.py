@@ -1,13 +1,15 @@
-"""Spherical vector quantizer: unit-norm codes in a low dimension, moved by averages, never by gradients.
+"""Spherical vector quantizer: unit-norm codes in a low dimension, moved by averages, never by
+gradients.
 
-Sources: VQ-VAE (van den Oord et al. 2017, sec. 3.2: straight-through, commitment; appendix A.1: moving averages);
-ViT-VQGAN (Yu et al. 2022, sec. 3.2: low-dimensional l2-normalised codes); SoundStream (Zeghidour et al. 2021, sec. III-C:
-restart of unused codes from current features).
+Sources: VQ-VAE (van den Oord et al. 2017, sec. 3.2: straight-through, commitment; appendix A.1:
+moving averages); ViT-VQGAN (Yu et al. 2022, sec. 3.2: low-dimensional l2-normalised codes);
+SoundStream (Zeghidour et al. 2021, sec. III-C: restart of unused codes from current features).
 
-The codebook is an fp32 *buffer*: no optimizer state, no ZeRO partition, nothing to gather at search time. Search is a
-matrix product and a maximum over chunks of rows, so the (tokens x K) similarity is never kept. `update` adds the
-statistics of all ranks in ONE flat all_reduce, gathers a fixed number of candidate features, and draws restarts from a
-generator seeded alike on every rank; every rank therefore holds the same codebook to the bit.
+The codebook is an fp32 *buffer*: no optimizer state, no ZeRO partition, nothing to gather at search
+time. Search is a matrix product and a maximum over chunks of rows, so the (tokens x K) similarity
+is never kept. `update` adds the statistics of all ranks in ONE flat all_reduce, gathers a fixed
+number of candidate features, and draws restarts from a generator seeded alike on every rank; every
+rank therefore holds the same codebook to the bit.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ USAGE_DECAY = 0.98
 class SphericalQuantizer(nn.Module):
     """z (B, D, h, w) -> normalize -> argmax_k <z, c_k> -> c_k.
 
-    codes (K, D) unit rows | sums (K, D) moving averages | idle (K,) updates since last use | rate (K,) usage average.
+    codes (K, D) unit rows | sums (K, D) moving averages | idle (K,) updates since last use | rate
+    (K,) usage average.
     """
 
     codes: Tensor
@@ -44,7 +47,9 @@ class SphericalQuantizer(nn.Module):
     rate: Tensor
     updates: Tensor
 
-    def __init__(self, codebook_size: int, dim: int, *, decay: float, commitment: float, restart: bool) -> None:
+    def __init__(
+        self, codebook_size: int, dim: int, *, decay: float, commitment: float, restart: bool
+    ) -> None:
         super().__init__()
         self.codebook_size, self.dim = codebook_size, dim
         self.decay, self.commitment, self.restart = decay, commitment, restart
@@ -59,7 +64,7 @@ class SphericalQuantizer(nn.Module):
         self._features: Tensor | None = None
 
     def forward(self, z: Tensor) -> Quantized:
-        """z (B, D, h, w) of any float type -> Quantized; latents and loss are fp32 (see base.Quantized)."""
+        """z (B, D, h, w) of any float type -> Quantized, fp32 (see base.Quantized)."""
         with _no_autocast(z.device.type):
             grid = z.shape[2:]
             unit = F.normalize(z.float(), dim=1)
@@ -81,16 +86,20 @@ class SphericalQuantizer(nn.Module):
     def decode(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         """codes (B, N) in [0, K) -> latents (B, D, h, w) float32."""
         vectors = F.embedding(codes.to(torch.int64), self.codes)
-        return vectors.transpose(1, 2).unflatten(2, grid)
+        return rearrange(vectors, "b (h w) d -> b d h w", h=grid[0], w=grid[1])
 
     def _search_rows(self, flat: Tensor) -> Tensor:
         """flat (n, D) -> index (n,) of the nearest code, without the full (n, K) matrix."""
         with torch.no_grad():
             transposed = self.codes.T.contiguous()
-            return torch.cat([(rows @ transposed).max(1).indices for rows in flat.split(SEARCH_ROWS)])
+            return torch.cat(
+                [(rows @ transposed).max(1).indices for rows in torch.split(flat, SEARCH_ROWS)]
+            )
 
     def _gather_statistics(self, flat: Tensor, index: Tensor) -> None:
-        """Add this micro-batch to [counts | sums], flat (K * (1 + D),), and remember features for restarts."""
+        """Add this micro-batch to [counts | sums], flat (K * (1 + D),), and remember features for
+        restarts.
+        """
         counts = torch.zeros(self.codebook_size, 1 + self.dim, device=flat.device)
         counts.index_add_(0, index, torch.cat([torch.ones_like(flat[:, :1]), flat], dim=1))
         self._statistics = counts if self._statistics is None else self._statistics + counts
@@ -98,7 +107,9 @@ class SphericalQuantizer(nn.Module):
 
     @torch.no_grad()
     def update(self) -> Readout:
-        """Move every code to the average direction of its tokens; restart codes that no token used for a while."""
+        """Move every code to the average direction of its tokens; restart codes that no token used
+        for a while.
+        """
         if self._statistics is None or self._features is None:
             return {}
         world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -124,7 +135,7 @@ class SphericalQuantizer(nn.Module):
         }
 
     def _pool(self, features: Tensor, world: int) -> Tensor:
-        """A fixed number of features per rank, gathered in rank order: the same (R, D) on every rank."""
+        """A fixed number of features per rank, in rank order: the same (R, D) everywhere."""
         rows = features[: max(1, min(len(features), POOL // world))].contiguous()
         if world == 1:
             return rows
@@ -133,7 +144,9 @@ class SphericalQuantizer(nn.Module):
         return torch.cat(gathered)
 
     def _restart(self, pool: Tensor, dead: Tensor) -> int:
-        """Replace dead codes by features of the pool plus noise; their averages start anew with a low weight."""
+        """Replace dead codes by features of the pool plus noise; their averages start anew with a
+        low weight.
+        """
         if not self.restart and int(self.updates) > 0:
             return 0
         generator = torch.Generator().manual_seed(int(self.updates))

@@ -1,0 +1,101 @@
+"""Graph modules compose the models: loops equal steps by hand, every place is filled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mmprod.config.schema import CodecConfig, Dims, FusionConfig, SamplerConfig
+from mmprod.graphs.catalog import build_catalog
+from mmprod.graphs.modules import LoopModule, build_module
+from mmprod.graphs.runner import example_inputs
+from mmprod.models.codec import Codec, build_codec
+from mmprod.models.fusion import Fusion, build_fusion
+
+DIMS = Dims(16, 4, 20, 6, 15, 16, 4)
+SAMPLER = SamplerConfig(image_steps=4, text_steps=3)
+CATALOG = build_catalog(DIMS, SAMPLER)
+CODEC = CodecConfig(patch=2, channels=8, multipliers=(1, 2), codebook_size=20, code_dim=4)
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[Codec, Fusion]:
+    torch.manual_seed(0)
+    return build_codec(CODEC).eval(), build_fusion(FusionConfig(width=32, heads=2), DIMS).eval()
+
+
+def run(name: str, models: tuple[Codec, Fusion], batch: int) -> tuple[torch.Tensor, ...]:
+    module = build_module(name, codec=models[0], fusion=models[1], dims=DIMS, sampler=SAMPLER)
+    inputs = example_inputs(CATALOG[name], batch, seed=1)
+    with torch.inference_mode():
+        outputs: tuple[torch.Tensor, ...] = module(*(torch.from_numpy(v) for v in inputs.values()))
+    return outputs
+
+
+@pytest.mark.parametrize("name", sorted(CATALOG))
+@pytest.mark.parametrize("batch", [1, 3])
+def test_outputs_fit_the_catalog(name: str, batch: int, models: tuple[Codec, Fusion]) -> None:
+    outputs = run(name, models, batch)
+    assert len(outputs) == len(CATALOG[name].outputs)
+    for value, spec in zip(outputs, CATALOG[name].outputs, strict=True):
+        expected = spec.sizes({"batch": batch})
+        if spec.role == "embedding":
+            expected = (batch, 256)
+        assert tuple(value.shape) == expected
+        assert str(value.numpy().dtype) == spec.dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "mask"), [("text_to_image", 1, 20), ("image_to_text", 0, 15)]
+)
+def test_samplers_leave_no_place_masked(
+    name: str, output: int, mask: int, models: tuple[Codec, Fusion]
+) -> None:
+    ids = run(name, models, 5)[output]
+    assert int(ids.min()) >= 0 and int(ids.max()) < mask
+
+
+def test_a_sample_does_not_depend_on_its_batch(models: tuple[Codec, Fusion]) -> None:
+    inputs = example_inputs(CATALOG["text_to_image"], 4, seed=2)
+    module = build_module(
+        "text_to_image", codec=models[0], fusion=models[1], dims=DIMS, sampler=SAMPLER
+    )
+    with torch.inference_mode():
+        whole = module(*(torch.from_numpy(v) for v in inputs.values()))
+        alone = module(*(torch.from_numpy(v[2:3]) for v in inputs.values()))
+    assert torch.equal(whole[1][2:3], alone[1])
+
+
+def test_text_features_made_once_equal_the_whole_model(models: tuple[Codec, Fusion]) -> None:
+    """The prologue's cache of the text tower is exact: logits equal those of `fusion_step`."""
+    _, fusion = models
+    tokens = torch.randint(0, 15, (2, 6), generator=torch.Generator().manual_seed(3))
+    codes = torch.randint(0, 21, (2, 16), generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        cached = fusion.text.encode(tokens)
+        fused, _ = fusion.fuse(fusion.image.encode(codes), cached)
+        assert torch.equal(fusion.image.decode(fused), fusion(codes, tokens)[0])
+
+
+def test_loop_modules_name_what_they_carry(models: tuple[Codec, Fusion]) -> None:
+    for name, spec in CATALOG.items():
+        module = build_module(name, codec=models[0], fusion=models[1], dims=DIMS, sampler=SAMPLER)
+        assert isinstance(module, LoopModule) == bool(spec.loop_steps)
+        if isinstance(module, LoopModule):
+            assert module.steps == spec.loop_steps
+            inputs = example_inputs(spec, 2, seed=0)
+            with torch.inference_mode():
+                carried = module.prologue(*(torch.from_numpy(v) for v in inputs.values()))
+            assert len(carried) == len(module.constants) + len(module.state)
+            assert all(t.shape[0] == 2 for t in carried)
+
+
+def test_example_inputs_are_a_pure_function() -> None:
+    for spec in CATALOG.values():
+        first, again = example_inputs(spec, 3, seed=7), example_inputs(spec, 3, seed=7)
+        other = example_inputs(spec, 3, seed=8)
+        for tensor in spec.inputs:
+            assert np.array_equal(first[tensor.name], again[tensor.name])
+            assert not np.array_equal(first[tensor.name], other[tensor.name])
+            assert first[tensor.name].dtype == tensor.dtype

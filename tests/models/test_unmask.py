@@ -1,0 +1,124 @@
+"""The sampling steps: order, schedules, and a draw that follows the distribution it is given."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from mmprod.config.schema import Dims, SamplerConfig
+from mmprod.models.unmask import (
+    ImageUnmask,
+    TextUnmask,
+    draw,
+    halton_ranks,
+    image_bounds,
+    text_bounds,
+)
+
+DIMS = Dims(16, 4, 11, 6, 9, 8)
+SAMPLER = SamplerConfig(image_steps=4, text_steps=3)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4, 8, 16])
+def test_halton_ranks_are_a_permutation_that_spreads_out(grid: int) -> None:
+    ranks = halton_ranks(grid)
+    assert sorted(ranks) == list(range(grid * grid))
+    if grid >= 8:
+        first = [divmod(cell, grid) for cell in range(grid * grid) if ranks[cell] < 16]
+        quadrants = {(row * 2 // grid, column * 2 // grid) for row, column in first}
+        assert len(quadrants) == 4
+
+
+@pytest.mark.parametrize(("positions", "steps"), [(64, 8), (64, 64), (256, 16), (4, 1), (5, 4)])
+def test_schedules_rise_strictly_from_none_to_all(positions: int, steps: int) -> None:
+    for bounds in (image_bounds(positions, steps), text_bounds(positions, steps)):
+        assert bounds[0] == 0 and bounds[-1] == positions and len(bounds) == steps + 1
+        assert all(a < b for a, b in itertools.pairwise(bounds))
+
+
+def test_draws_follow_the_distribution() -> None:
+    """Chi-square against the exact categorical distribution: 200,000 draws over 50 ids."""
+    count, size = 200_000, 50
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(size, generator=generator)
+    uniform = torch.rand(1, count, generator=generator)
+    ids = draw(logits.expand(1, count, size), uniform, 1.0, 0.0)[0]
+    expected = torch.softmax(logits.double(), 0) * count
+    seen = torch.bincount(ids.long(), minlength=size).double()
+    chi_square = float(((seen - expected) ** 2 / expected).sum())
+    assert chi_square < 85.4  # the 99.9 % point for 49 degrees of freedom
+
+
+def test_draw_is_the_inverse_cdf() -> None:
+    logits = torch.log(torch.tensor([0.5, 0.25, 0.25])).expand(1, 5, 3)
+    uniform = torch.tensor([[0.0, 0.49, 0.51, 0.76, 1 - 2**-24]])
+    assert draw(logits, uniform, 1.0, 0.0).tolist() == [[0, 0, 1, 2, 2]]
+
+
+def test_unlikely_ids_are_never_drawn() -> None:
+    logits = torch.log(torch.tensor([0.02, 0.96, 0.02])).expand(1, 1000, 3)
+    uniform = torch.linspace(0, 1 - 2**-24, 1000)[None]
+    assert set(draw(logits, uniform, 1.0, 0.05).flatten().tolist()) == {1}
+
+
+def test_low_temperature_takes_the_likeliest() -> None:
+    logits = torch.randn(1, 40, 7, generator=torch.Generator().manual_seed(1))
+    uniform = torch.rand(1, 40, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(draw(logits, uniform, 1e-4, 0.0).long(), logits.argmax(-1))
+
+
+def test_image_steps_fill_every_place_once() -> None:
+    unmask = ImageUnmask(DIMS, SAMPLER)
+    codes = torch.full((2, 16), 11, dtype=torch.int32)
+    noise = torch.rand(2, 4, 16, generator=torch.Generator().manual_seed(3))
+    left = 16
+    for step in range(4):
+        logits = torch.randn(2, 16, 11, generator=torch.Generator().manual_seed(step))
+        after = unmask(torch.tensor([step]), logits, logits, codes, noise)
+        known = codes != 11
+        assert torch.equal(after[known], codes[known])
+        codes = after
+        left = int((codes == 11).sum()) // 2
+        assert left == 16 - image_bounds(16, 4)[step + 1]
+    assert left == 0
+
+
+def test_guidance_pulls_towards_the_condition() -> None:
+    given = torch.zeros(1, 16, 11)
+    given[..., 5] = 2.0
+    noise = torch.rand(1, 4, 16, generator=torch.Generator().manual_seed(4))
+    codes = torch.full((1, 16), 11, dtype=torch.int32)
+
+    def hits(guidance: float) -> int:
+        unmask = ImageUnmask(DIMS, SAMPLER.model_copy(update={"guidance": guidance}))
+        free = torch.zeros_like(given)
+        return int((unmask(torch.tensor([3]), given, free, codes, noise) == 5).sum())
+
+    assert hits(4.0) > hits(0.0)
+
+
+def test_text_steps_take_the_most_confident_places_first() -> None:
+    unmask = TextUnmask(DIMS, SAMPLER)
+    logits = torch.zeros(1, 6, 9)
+    for place, strength in enumerate([1.0, 9.0, 0.0, 8.0, 2.0, 3.0]):
+        logits[0, place, place] = strength
+    noise = torch.full((1, 3, 6), 0.5)
+    tokens = torch.full((1, 6), 9, dtype=torch.int32)
+    tokens = unmask(torch.tensor([0]), logits, tokens, noise)
+    assert (tokens != 9).nonzero()[:, 1].tolist() == [1, 3]
+    tokens = unmask(torch.tensor([1]), logits, tokens, noise)
+    assert (tokens != 9).nonzero()[:, 1].tolist() == [1, 3, 4, 5]
+    tokens = unmask(torch.tensor([2]), logits, tokens, noise)
+    assert bool((tokens != 9).all())
+
+
+def test_ties_in_confidence_are_broken_by_place() -> None:
+    unmask = TextUnmask(DIMS, SAMPLER)
+    logits = torch.zeros(1, 6, 9) + 1e-6 * torch.randn(1, 6, 9)
+    tokens = torch.full((1, 6), 9, dtype=torch.int32)
+    tokens = unmask(torch.tensor([0]), logits, tokens, torch.zeros(1, 3, 6))
+    assert (tokens != 9).nonzero()[:, 1].tolist() == [0, 1]
+    assert np.isfinite(logits.numpy()).all()
