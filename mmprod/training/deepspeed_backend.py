@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.cpp_extension import get_default_build_root
 
 from mmprod.config.schema import TrainConfig
-from mmprod.errors import EnvironmentMissing, IntegrityError
+from mmprod.errors import ConfigError, EnvironmentMissing, IntegrityError
 from mmprod.training.backend import Autocast, Losses, named_weights, parameter_groups, set_rate
 from mmprod.training.deepspeed_config import Resolved
 from mmprod.training.distributed import World, broadcast_tensors
@@ -44,6 +44,7 @@ class DeepSpeedBackend:
     def __init__(
         self, model: nn.Module, cfg: TrainConfig, resolved: Resolved, world: World
     ) -> None:
+        _check_optimizer(cfg)
         self._world, self._stage = world, resolved.stage
         self.accumulation = resolved.accumulation
         self.sharded = resolved.stage == 3
@@ -125,6 +126,17 @@ class DeepSpeedBackend:
             raise IntegrityError(
                 f"{folder} holds no DeepSpeed state", hint="resume from another checkpoint"
             )
+
+
+def _check_optimizer(cfg: TrainConfig) -> None:
+    if cfg.optimizer == "muon":
+        raise ConfigError(
+            "optimizer = muon needs whole matrices, DeepSpeed's ZeRO flattens and divides them",
+            hint='set optimizer = "auto" (adamw under DeepSpeed) or "adamw", e.g. '
+            "-o fusion_train.optimizer=adamw",
+        )
+    if cfg.optimizer == "auto":
+        logger.info("optimizer: adamw (auto: DeepSpeed does not keep matrices whole for muon)")
 
 
 def _sharded(parameter: nn.Parameter) -> Any:

@@ -50,9 +50,9 @@ class FusionTask:
 
     def __init__(self, config: Config, dims: Dims, data: FusionData, device: torch.device) -> None:
         self._config, self._dims, self._data, self._device = config, dims, data, device
-        self.model: nn.Module = FusionObjective(
-            build_fusion(config.fusion, dims), config.fusion, dims
-        )
+        fusion = build_fusion(config.fusion, dims)
+        fusion.adopt_codebook(data.codec.quantizer.codes)
+        self.model: nn.Module = FusionObjective(fusion, config.fusion, dims)
         self.size, self.weights = len(data.train), data.train.weights
 
     def batch(self, share: Share) -> tuple[Tensor, ...]:

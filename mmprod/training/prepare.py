@@ -132,7 +132,13 @@ def _prepare_data(config: Config, source: Path | None, out: Path) -> None:
         return
     from mmprod.data.avatars import prepare_avatars
 
-    prepare_avatars(out, count=data.count, size=data.image_size, seed=data.seed)
+    prepare_avatars(
+        out,
+        count=data.count,
+        size=data.image_size,
+        seed=data.seed,
+        variants=data.caption_variants,
+    )
 
 
 def _tokenizer(config: Config, root: Path, train: Split) -> None:

@@ -1,4 +1,4 @@
-"""Plain PyTorch on one device: AdamW on fp32 weights, fp32 or bf16 autocast.
+"""Plain PyTorch on one device: AdamW or Muon on fp32 weights, fp32 or bf16 autocast.
 
 The yardstick for the other backends.
 """
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mmprod.config.schema import TrainConfig
-from mmprod.training.backend import Autocast, Losses, named_weights, parameter_groups, set_rate
+from mmprod.training.backend import Autocast, Losses, named_weights, set_rate
 from mmprod.training.distributed import World
+from mmprod.training.optimizers import build_optimizers
 
 FILE = "torch.pt"
 
@@ -33,9 +34,7 @@ class TorchBackend:
         self._model.train()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._clip = cfg.clip or float("inf")
-        self._optimizer = torch.optim.AdamW(
-            parameter_groups(model, cfg), lr=cfg.lr, betas=cfg.betas, fused=True
-        )
+        self._optimizers = build_optimizers(model, cfg)
 
     def forward(self, *batch: Tensor) -> Losses:
         losses: Losses = self._model(*batch)
@@ -47,9 +46,10 @@ class TorchBackend:
     def step(self, lr: float) -> float:
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
         if torch.isfinite(norm):
-            set_rate(self._optimizer.param_groups, lr)
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+            for optimizer in self._optimizers:
+                set_rate(optimizer.param_groups, lr)
+                optimizer.step()
+        self._model.zero_grad(set_to_none=True)
         return float(norm)
 
     def weights(self) -> dict[str, Tensor]:
@@ -59,10 +59,12 @@ class TorchBackend:
         return {name: tensor.detach().cpu() for name, tensor in weights.items()}
 
     def save(self, folder: Path) -> None:
-        state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        optimizers = [optimizer.state_dict() for optimizer in self._optimizers]
+        state = {"model": self._model.state_dict(), "optimizers": optimizers}
         torch.save(state, folder / FILE)
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / FILE, map_location="cpu", weights_only=True)
         self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)

@@ -1,4 +1,4 @@
-"""What each rank of the multi-process tests does: train with every given DeepSpeed file, report figures.
+"""What each rank of the multi-process tests does: train with every DeepSpeed file, then report.
 
 Started as a program: `ranks.py ORDER.json`, with the launcher's variables set. Rank r writes
 <folder>/rank-r.json.
@@ -19,7 +19,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def launch(folder: Path, order: dict[str, Any], world: int, timeout_s: int = 240) -> list[dict[str, Any]]:
+def launch(
+    folder: Path, order: dict[str, Any], world: int, timeout_s: int = 900
+) -> list[dict[str, Any]]:
     """Run `world` ranks on `order` and return what each reported. Fails with their output."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "order.json").write_text(json.dumps({**order, "folder": str(folder)}))
@@ -71,12 +73,13 @@ def report(job: Any, losses: list[float]) -> dict[str, Any]:
     return {
         "losses": losses,
         "buffers": digest(dict(job.task.model.named_buffers())),
-        "weights": (job.folder / "model.safetensors").read_bytes().hex()[:0]
-        or hashlib.sha256((job.folder / "model.safetensors").read_bytes()).hexdigest(),
+        "weights": hashlib.sha256((job.folder / "model.safetensors").read_bytes()).hexdigest(),
     }
 
 
-def train_and_report(folder: Path, world: Any, deepspeed: Any, stage: str, train: dict[str, Any]) -> dict[str, Any]:
+def train_and_report(
+    folder: Path, world: Any, deepspeed: Any, stage: str, train: dict[str, Any]
+) -> dict[str, Any]:
     """Train straight through; then again stopping half-way and resuming in a new engine."""
     from mmprod.training.loop import train_stage
     from tests.training.tiny import make_job, tiny_config
@@ -120,6 +123,28 @@ def stop_after(job: Any, step: int) -> None:
     raise AssertionError("the job did not stop")
 
 
+def nan_on_rank(job: Any, rank: int) -> str:
+    """Train with a loss that is NaN on one rank in step 2. Returns the error that was raised."""
+    import math
+
+    from mmprod.errors import NumericsError
+    from mmprod.training.loop import train_stage
+
+    calls = []
+
+    def poison(module: Any, inputs: Any, losses: dict[str, Any]) -> dict[str, Any]:
+        calls.append(1)
+        bad = job.world.rank == rank and len(calls) == 2
+        return {**losses, "loss": losses["loss"] * math.nan} if bad else losses
+
+    job.task.model.register_forward_hook(poison)
+    try:
+        train_stage(job)
+    except NumericsError as error:
+        return error.message
+    return "no error"
+
+
 def main(order_path: Path) -> None:
     from mmprod.training.deepspeed_config import read_deepspeed
     from mmprod.training.distributed import join, leave
@@ -131,6 +156,13 @@ def main(order_path: Path) -> None:
         raw = read_deepspeed(Path(path))
         folder = Path(order["folder"]) / name
         results[name] = train_and_report(folder, world, raw, order["stage"], order["train"])
+    if order.get("nan"):
+        from tests.training.tiny import make_job, tiny_config
+
+        raw = read_deepspeed(Path(order["files"][order["nan"]]))
+        folder = Path(order["folder"]) / "nan"
+        job = make_job(tiny_config(), folder, world=world, deepspeed=raw)
+        results["nan"] = nan_on_rank(job, rank=1)
     (order_path.parent / f"rank-{world.rank}.json").write_text(json.dumps(results))
     leave(0)
 

@@ -16,7 +16,7 @@ from mmprod.training.deepspeed_keys import REFUSED, SECTIONS, TOP
 
 FP32 = TrainConfig(batch=32, precision="fp32", lr=3e-4, clip=0.5)
 BF16 = TrainConfig(batch=32, precision="bf16")
-SHIPPED = sorted((configs_dir() / "deepspeed").glob("*.json"))
+SHIPPED = sorted((configs_dir() / "deepspeed").glob("*.json"), key=lambda path: path.stem)
 
 
 def test_the_shipped_files_are_there():

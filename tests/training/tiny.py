@@ -22,7 +22,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 def tiny_config(**train: object) -> Config:
-    """16 px pictures, 4x4 codes, 8 steps of batch 16, fp32; `train` changes both training sections."""
+    """16 px pictures, 4x4 codes, 8 steps of batch 16, fp32; `train` changes both stages."""
     values: dict[str, object] = {
         "steps": 8,
         "batch": 16,

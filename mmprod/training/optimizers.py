@@ -1,0 +1,57 @@
+"""Which optimizer moves which weights.
+
+Muon (Jordan et al. 2024) orthogonalises the update of each hidden matrix; everything else,
+embeddings and vectors, stays with AdamW. On the fusion transformer it needs well under half of
+AdamW's steps (docs/adr/0009). It needs whole matrices, which ZeRO does not keep, so `auto` means
+Muon on one process and AdamW under DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mmprod.config.schema import TrainConfig
+from mmprod.training.backend import parameter_groups
+
+SMALLEST_SIDE = 32
+"""a linear map with a side below this is no hidden matrix and stays with AdamW"""
+MOMENTUM = 0.95
+
+
+def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Optimizer]:
+    """The optimizers of one process, to be stepped together; one learning rate serves both (updates
+    of equal RMS).
+    """
+    hidden = hidden_matrices(model) if cfg.optimizer in ("auto", "muon") else []
+    taken = {id(p) for p in hidden}
+    groups = [
+        {**group, "params": [p for p in group["params"] if id(p) not in taken]}
+        for group in parameter_groups(model, cfg)
+    ]
+    groups = [group for group in groups if group["params"]]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)
+    ]
+    if hidden:
+        optimizers.append(
+            torch.optim.Muon(
+                hidden,
+                lr=cfg.lr,
+                weight_decay=cfg.weight_decay,
+                momentum=MOMENTUM,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    return optimizers
+
+
+def hidden_matrices(model: nn.Module) -> list[torch.Tensor]:
+    """Weights of linear layers with both sides of hidden size."""
+    return [
+        module.weight
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+        and module.weight.requires_grad
+        and min(module.weight.shape) >= SMALLEST_SIDE
+    ]

@@ -1,0 +1,86 @@
+"""DeepSpeed against plain torch, on real processes. One launch covers all stages."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mmprod.config.load import configs_dir
+from mmprod.data.order import global_batch
+from tests.training.ranks import launch, train_and_report
+from tests.training.tiny import ALONE
+
+ZERO = {
+    f"zero{stage}": str(configs_dir() / "deepspeed" / f"zero{stage}.json") for stage in range(4)
+}
+
+
+def check(ranks, plain, tolerance, names):
+    """Every file on every rank: resume and codebook to the bit, losses near plain torch."""
+    for name in names:
+        for rank in ranks:
+            assert rank[name]["straight"]["buffers"] == rank[name]["resumed"]["buffers"], name
+            assert rank[name]["straight"]["weights"] == rank[name]["resumed"]["weights"], name
+        assert len({rank[name]["straight"]["buffers"] for rank in ranks}) == 1, name
+        main = ranks[0][name]
+        assert main["straight"]["losses"] == main["resumed"]["losses"], name
+        assert main["straight"]["losses"] == pytest.approx(plain, abs=tolerance), name
+
+
+def compare(folder, files, *, world, stage="codec", train=None, tolerance=1e-6, nan=""):
+    order = {"files": files, "stage": stage, "train": train or {}, "nan": nan}
+    ranks = launch(folder, order, world)
+    plain = train_and_report(folder / "plain", ALONE, None, stage, train or {})
+    check(ranks, plain["straight"]["losses"], tolerance, files)
+    return ranks
+
+
+def write(folder, name, **changes):
+    """A shipped file with changes."""
+    raw = json.loads((configs_dir() / "deepspeed" / f"{name}.json").read_text()) | changes
+    path = folder / f"{name}-changed.json"
+    path.write_text(json.dumps(raw))
+    return str(path)
+
+
+def test_zero_0_to_3_on_two_ranks_equal_plain_torch(tmp_path):
+    """Losses within 1e-6, codebooks equal to the bit on both ranks, resume equal to the bit."""
+    ranks = compare(tmp_path, ZERO, world=2, nan="zero2")
+    # NaN on one rank: all ranks stop together, and the message names that rank's samples.
+    assert {rank["nan"] for rank in ranks} == {ranks[0]["nan"]}
+    indices = global_batch(0, 1, 16, 64)
+    assert "the loss is NaN or infinite at step 2" in ranks[0]["nan"]
+    assert f"samples: made-up-{indices[8]}, " in ranks[0]["nan"]
+    assert not list((tmp_path / "nan").glob("checkpoints/step-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "stage"), [(1, "codec"), (1, "fusion"), (2, "fusion")])
+def test_zero_0_to_3_equal_plain_torch(tmp_path, world, stage):
+    compare(tmp_path, ZERO, world=world, stage=stage)
+
+
+@pytest.mark.slow
+def test_gradient_accumulation_changes_nothing_but_memory(tmp_path):
+    files = {
+        name: write(tmp_path, name, gradient_accumulation_steps=2)
+        for name in ("zero0", "zero2", "zero3")
+    }
+    compare(tmp_path, files, world=2, stage="fusion", train={"batch": 32})
+
+
+@pytest.mark.slow
+def test_bf16_autocast_and_bf16_weights_stay_near_plain_torch(tmp_path):
+    files = {"zero1": ZERO["zero1"], "zero3": ZERO["zero3"]}
+    files |= {
+        f"{name}-bf16": write(tmp_path, name, bf16={"enabled": True}) for name in ("zero2", "zero3")
+    }
+    compare(tmp_path, files, world=2, train={"precision": "bf16"}, tolerance=0.03)
+
+
+@pytest.mark.slow
+def test_offload_to_the_cpu_equals_plain_torch(tmp_path):
+    """Compiles DeepSpeed's CPU Adam at first use."""
+    files = {"offload": str(configs_dir() / "deepspeed" / "zero3-offload.json")}
+    compare(tmp_path, files, world=2)
