@@ -52,6 +52,8 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT16: np.dtype(np.float16),
     TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
 }
+_SMALLEST_NORMAL = 2.0**-14
+"""of fp16; bf16 reaches further, and is treated alike"""
 _LARGEST: dict[int, float] = {TensorProto.FLOAT16: 65504.0, TensorProto.BFLOAT16: 3.3895e38}
 
 
@@ -153,8 +155,7 @@ class _Plan:
         for name in self._floats(node):
             if name in self._weights and np.prod(self._weights[name].dims) == 1:
                 number = abs(float(numpy_helper.to_array(self._weights[name]).reshape(())))
-                limits = np.finfo(np.float16)
-                if number > limits.max or 0 < number < limits.tiny:
+                if number > _LARGEST[TensorProto.FLOAT16] or 0 < number < _SMALLEST_NORMAL:
                     return False
         return True
 

@@ -44,4 +44,5 @@ class TorchRunner:
 
 
 def _to_numpy(value: torch.Tensor) -> Array:
-    return np.ascontiguousarray(value.cpu().numpy())
+    """A copy: an output may be a weight of the module, or a view of one."""
+    return np.array(value.detach().cpu().numpy(), order="C")

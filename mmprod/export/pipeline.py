@@ -1,0 +1,175 @@
+"""A run -> a bundle: every graph of the catalog, in every precision asked for, with its reference.
+
+Parts are traced once, in fp32 (the slow step, spread over the cores); casting, linking and writing
+them takes a second or two.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from torch import nn
+
+import mmprod
+from mmprod.bundle import Bundle, create_bundle
+from mmprod.checkpoint.models import Models
+from mmprod.checkpoint.run import Run
+from mmprod.export.graph import assemble, parts_of
+from mmprod.export.graph_file import save_graph
+from mmprod.export.onnx_export import Part
+from mmprod.export.precision import check_precision_name, precision_of
+from mmprod.export.reference import BATCHES, write_reference
+from mmprod.export.workers import export_parts, process_count
+from mmprod.graphs.modules import build_module
+from mmprod.graphs.runner import Array
+from mmprod.graphs.spec import GraphSpec
+from mmprod.runners.torch import TorchRunner
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportEvent:
+    """One thing done: a part traced, a graph written in one precision, a reference stored.
+
+    `done` of `total` counts within the stage.
+    """
+
+    stage: Literal["trace", "write", "reference"]
+    name: str
+    done: int
+    total: int
+    seconds: float
+
+
+OnEvent = Callable[[ExportEvent], None]
+
+
+def export_run(
+    run: Run,
+    models: Models,
+    out: Path,
+    *,
+    precisions: tuple[str, ...] = ("fp32", "fp16"),
+    samples: Mapping[str, Array],
+    on_event: OnEvent | None = None,
+) -> Bundle:
+    """Export all graphs of a run into a new bundle at `out`, which must be empty or not exist.
+
+    samples: real `pixels` (n, H, W, 3) uint8 and `tokens` (n, L) int32 of pictures and captions
+    that belong together, for the references; n >= 4 uses no sample twice. on_event may be called
+    from other threads, one call at a time. Raises ConfigError (precision, folder, a model that
+    needs an operator backends disagree on), NumericsError (a weight beyond the precision's range).
+    """
+    for precision in precisions:
+        check_precision_name(precision)
+    tell = on_event or (lambda event: None)
+    bundle = create_bundle(
+        out,
+        name=run.name,
+        dims=run.dims,
+        sampler=run.config.sampler,
+        provenance={**run.provenance(), "export": _versions()},
+    )
+    modules = {
+        name: build_module(
+            name,
+            codec=models.codec,
+            fusion=models.fusion,
+            dims=run.dims,
+            sampler=run.config.sampler,
+        )
+        for name in bundle.specs
+    }
+    exported = _trace(bundle.specs, modules, models, tell)
+    _write_graphs(bundle, modules, exported, tuple(dict.fromkeys(precisions)), tell)
+    _write_references(bundle, modules, samples, tell)
+    _copy(bundle, run.tokenizer_path, "tokenizer.json", "tokenizer")
+    _copy(bundle, run.config_path, "config.toml", "config")
+    bundle.save()
+    return bundle
+
+
+def _trace(
+    specs: Mapping[str, GraphSpec], modules: Mapping[str, nn.Module], models: Models, tell: OnEvent
+) -> dict[str, onnx.ModelProto]:
+    """The fp32 graphs of all parts."""
+    parts = [part for spec in specs.values() for part in parts_of(spec, modules[spec.name])]
+    parts = sorted(reversed(parts), key=_is_light)
+    tensors = [*models.codec.state_dict().values(), *models.fusion.state_dict().values()]
+    weights = sum(tensor.nbytes for tensor in tensors)
+    count: Counter[str] = Counter()
+
+    def done(name: str, seconds: float) -> None:
+        count["done"] += 1
+        logger.debug("traced %s in %.1f s", name, seconds)
+        tell(ExportEvent("trace", name, count["done"], len(parts), seconds))
+
+    return export_parts(parts, process_count(weights), done)
+
+
+def _is_light(part: Part) -> bool:
+    """Whether a part can wait: the whole fusion model, alone or in a sampler's step, cannot."""
+    return not part.name.endswith((".body", "fusion_step"))
+
+
+def _write_graphs(
+    bundle: Bundle,
+    modules: Mapping[str, nn.Module],
+    exported: Mapping[str, onnx.ModelProto],
+    precisions: tuple[str, ...],
+    tell: OnEvent,
+) -> None:
+    jobs = [(spec, precision) for spec in bundle.specs.values() for precision in precisions]
+    for index, (spec, precision) in enumerate(jobs, start=1):
+        start = time.perf_counter()
+        model = assemble(spec, modules[spec.name], exported, precision)
+        meta = {
+            "precision": precision_of(model),
+            "opset": model.opset_import[0].version,
+            "nodes": len(model.graph.node),
+        }
+        stem = f"{spec.name}.{precision}"
+        for path in save_graph(model, bundle.root / "onnx" / f"{stem}.onnx"):
+            role = "onnx" if path.suffix == ".onnx" else "onnx-data"
+            bundle.add(path, role=role, graph=spec.name, precision=precision, meta=meta)
+        tell(ExportEvent("write", stem, index, len(jobs), time.perf_counter() - start))
+
+
+def _write_references(
+    bundle: Bundle, modules: Mapping[str, nn.Module], samples: Mapping[str, Array], tell: OnEvent
+) -> None:
+    """Reference inputs and outputs of all graphs, on real samples and the codes of real pixels."""
+    specs = bundle.specs
+    real = {role: values[: sum(BATCHES)] for role, values in samples.items()}
+    if "pixels" in real and "codes" not in real:
+        encode = TorchRunner(specs["codec_encode"], modules["codec_encode"])
+        real["codes"] = encode({"pixels": real["pixels"]})["codes"]
+    ids = {"codes": bundle.dims.codebook_size, "tokens": bundle.dims.vocabulary}
+    for index, spec in enumerate(specs.values(), start=1):
+        start = time.perf_counter()
+        path = bundle.root / "reference" / f"{spec.name}.npz"
+        write_reference(path, spec, TorchRunner(spec, modules[spec.name]), real, ids)
+        bundle.add(path, role="reference", graph=spec.name)
+        tell(ExportEvent("reference", spec.name, index, len(specs), time.perf_counter() - start))
+
+
+def _copy(bundle: Bundle, source: Path, name: str, role: str) -> None:
+    shutil.copyfile(source, bundle.root / name)
+    bundle.add(bundle.root / name, role=role)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "mmprod": mmprod.__version__,
+        **{name: version(name) for name in ("torch", "onnx", "onnxscript")},
+    }
