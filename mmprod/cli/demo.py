@@ -143,6 +143,7 @@ def _scores(bundle: Bundle, run: Run) -> Scores:
         psnr=scores.psnr(faces.pictures, restored),
         caption_agreement=scores.caption_agreement(faces.attributes, captions),
         face_agreement=scores.picture_agreement(judge, faces.attributes, drawn),
+        chance=scores.chance(faces.attributes)["overall"],
     )
 
 
@@ -164,6 +165,7 @@ def _conclude(out: Output, target: Path, results: Results) -> None:
         "psnr": results.scores.psnr,
         "captions": results.scores.caption_agreement,
         "faces": results.scores.face_agreement,
+        "chance": results.scores.chance,
         "parity": results.report.summary(),
         "engines": [record.as_dict() for record in results.records],
         "steps": [{"what": what, "seconds": taken} for what, taken in results.steps],

@@ -25,7 +25,8 @@ PAIRS, CARDS = 12, 12
 class Scores:
     """What came out for the held-out faces, and how good it is.
 
-    restored, drawn (B, H, W, 3) uint8; captions of the real pictures; agreement by attribute.
+    restored, drawn (B, H, W, 3) uint8; captions of the real pictures; agreement by attribute, and
+    the overall agreement of answers that belong to other faces.
     """
 
     faces: Sample
@@ -35,6 +36,7 @@ class Scores:
     psnr: float
     caption_agreement: dict[str, float]
     face_agreement: dict[str, float]
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def write_page(path: Path, results: Results) -> None:
 def headline(results: Results) -> tuple[tuple[str, str], ...]:
     """The figures that matter most, in words."""
     scores, report = results.scores, results.report
+    run = sum(row.status != "not run" for row in report.select(leg="torch-engine"))
     minutes, seconds = divmod(round(sum(taken for _, taken in results.steps)), 60)
     counts = ", ".join(f"{report.count(status)} {status}" for status in ("pass", "fail", "not run"))
     return (
@@ -85,7 +88,7 @@ def headline(results: Results) -> tuple[tuple[str, str], ...]:
         ("generated faces follow the caption", f"{scores.face_agreement['overall']:.0%}"),
         ("captions state the face rightly", f"{scores.caption_agreement['overall']:.0%}"),
         ("parity", counts),
-        ("engines", results.engines),
+        ("engines", f"{len(results.records)} built, {run} run"),
         ("time", f"{minutes} min {seconds} s"),
     )
 
@@ -140,9 +143,9 @@ def _drawn(scores: Scores) -> Section:
             scores.drawn[:CARDS], scores.faces.captions[:CARDS], strict=True
         )
     ]
-    text = "Each face was drawn for the caption below it. A classifier trained on real faces only "
-    text += f"finds {_shares(scores.face_agreement)} as the caption says, over "
-    text += f"{len(scores.drawn)} faces."
+    text = "Each face was drawn for the caption below it. A classifier that learnt from real faces "
+    text += f"only agrees with the caption on {_shares(scores.face_agreement)} "
+    text += _basis(scores)
     return Section("Faces for captions", text, cards=tuple(cards))
 
 
@@ -154,8 +157,8 @@ def _captions(scores: Scores) -> Section:
         )
     ]
     text = "Each caption was written for the held-out face above it. "
-    text += f"Stated rightly: {_shares(scores.caption_agreement)}, over "
-    text += f"{len(scores.captions)} faces."
+    text += f"Stated rightly: {_shares(scores.caption_agreement)} "
+    text += _basis(scores)
     return Section("Captions for faces", text, cards=tuple(cards))
 
 
@@ -196,6 +199,11 @@ def _engines(results: Results) -> Section:
 def _timings(steps: tuple[tuple[str, float], ...]) -> Section:
     rows = tuple((what, round(seconds, 1)) for what, seconds in steps)
     return Section("Time", grid=Grid(("step", "seconds"), rows))
+
+
+def _basis(scores: Scores) -> str:
+    """How many samples a share is over, and what chance would give."""
+    return f"({len(scores.drawn)} faces; answers for other faces: {scores.chance:.0%} overall)."
 
 
 def _shares(agreement: dict[str, float]) -> str:

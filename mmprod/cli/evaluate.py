@@ -46,6 +46,9 @@ def evaluate(
     restored = scores.reconstruct(opened, held_out.pictures)
     figures: dict[str, Any] = {"psnr": scores.psnr(held_out.pictures, restored)}
     rows: list[tuple[str, object]] = [("reconstruction, PSNR in dB", figures["psnr"])]
+    if held_out.scorable:
+        figures["chance"] = scores.chance(held_out.attributes)["overall"]
+        rows.append(("answers for other pictures, overall right", _percent(figures["chance"])))
     words = _captions(opened, held_out, seed)
     drawn = _faces(opened, held_out, open_split(root, "train"), seed) if faces else "not asked for"
     for name, title, agreement in (

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from mmprod.engines.build import BuildEvent
+    from mmprod.export.pipeline import ExportEvent
     from mmprod.parity.run import ParityEvent
     from mmprod.training.events import Event
 
@@ -44,6 +45,12 @@ def training_tick(event: Event) -> Tick:
     text = _figures(event.metrics) if event.kind in ("log", "eval") else ""
     line = {"event": event.kind, "stage": event.stage, "step": event.step, "steps": event.steps}
     return Tick(event.stage, event.step, event.steps, text, line | event.metrics)
+
+
+def export_tick(event: ExportEvent) -> Tick:
+    """Parts traced, graphs written, references stored; a bar for each."""
+    text = event.name if event.done < event.total else ""
+    return Tick(event.stage, event.done, event.total, text, {"event": "export", **asdict(event)})
 
 
 def parity_tick(event: ParityEvent) -> Tick:

@@ -105,6 +105,11 @@ def picture_agreement(judge: Judge, attributes: Attributes, pictures: Pixels) ->
     return attribute_agreement(attributes, judge.predict(pictures))
 
 
+def chance(attributes: Attributes) -> dict[str, float]:
+    """The agreement of each sample with its neighbour: what unrelated answers would score."""
+    return attribute_agreement(attributes, [*attributes[1:], *attributes[:1]])
+
+
 def train_judge(split: Split, seed: int) -> Judge:
     """A judge of this data set, from its real training pictures."""
     from mmprod.evaluation.judge import train_judge as fit

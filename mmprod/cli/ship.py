@@ -11,7 +11,7 @@ import typer
 
 from mmprod.cli.command import BundleArg, RunArg, choices
 from mmprod.cli.output import Output, Table, Text, View, megabytes, shown
-from mmprod.cli.progress import engine_tick, parity_tick, progress
+from mmprod.cli.progress import engine_tick, export_tick, parity_tick, progress
 from mmprod.cli.source import torch_runners
 from mmprod.cli.verdicts import parity_data, parity_views, require_ok
 from mmprod.errors import ConfigError, ParityFailed
@@ -66,12 +66,18 @@ def export(
     precision: Precision = "fp32,fp16",
     target: Target = "sm86,sm89",
     flavour: FlavourOption = "auto",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Delete the bundle that is at --out already.")
+    ] = False,
 ) -> None:
     """Write a run as a bundle of ONNX graphs, check them against PyTorch, build engines."""
+    from mmprod.bundle import remove_bundle
     from mmprod.checkpoint import open_run
 
     opened = open_run(run)
     folder = target_folder or Path("bundles") / opened.name
+    if replace and folder.exists():
+        remove_bundle(folder)
     precisions = choices(precision)
     bundle = export_bundle(out, opened, folder, precisions)
     records: list[EngineRecord] = []
@@ -120,12 +126,13 @@ def build_command(
 def export_bundle(out: Output, run: Run, folder: Path, precisions: tuple[str, ...]) -> Bundle:
     """All graphs of a run in these precisions, with reference inputs and outputs."""
     from mmprod.checkpoint.models import load_models
-    from mmprod.export import export_run
+    from mmprod.export.pipeline import export_run
 
-    out.note(f"exporting {shown(run.root)} to {shown(folder)}")
-    return export_run(
-        run, load_models(run), folder, precisions=precisions, samples=real_samples(run)
-    )
+    models, samples = load_models(run), real_samples(run)
+    with progress(out, export_tick) as on_event:
+        return export_run(
+            run, models, folder, precisions=precisions, samples=samples, on_event=on_event
+        )
 
 
 def real_samples(run: Run) -> Mapping[str, npt.NDArray[np.generic]]:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 SHOWN_SIDE = 128
 """Pixels per side of a picture in the grid: small pictures are enlarged, pixel by pixel."""
 GAP = 4
-MAX_PIXELS = 100_000_000
-"""Largest picture that is opened."""
 
 BackendOption = Annotated[
     Backend | None,
@@ -91,24 +89,19 @@ def caption(
 
 
 def read_picture(path: Path, size: int) -> Pixels:
-    """A picture file as (size, size, 3) uint8: upright, over white, the centre square.
+    """A picture file as (size, size, 3) uint8, prepared as training pictures are.
 
     Raises ConfigError for a file that is no picture or too large to open.
     """
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from mmprod.data.pictures import UnusablePicture, bombs_are_errors
+    from mmprod.data.pictures import read_picture as read
 
     try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise ConfigError(f"{path} has more than {MAX_PIXELS} pixels", hint="shrink it")
-            upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        with bombs_are_errors():
+            return read(path, size)
+    except UnusablePicture as error:
         hint = "give a PNG, JPEG or WebP file"
-        raise ConfigError(f"{path} cannot be read as a picture: {error}", hint=hint) from error
-    white = Image.new("RGBA", upright.size, "white")
-    flat = Image.alpha_composite(white, upright).convert("RGB")
-    return np.asarray(ImageOps.fit(flat, (size, size), Image.Resampling.LANCZOS))
+        raise ConfigError(f"{path} is of no use: {error}", hint=hint) from error
 
 
 def _write_grid(pictures: Pixels, columns: int, path: Path) -> None:

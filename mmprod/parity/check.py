@@ -12,15 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 from mmprod.errors import EnvironmentMissing, MmprodError
 from mmprod.graphs.runner import Array, Runner
 from mmprod.graphs.spec import GraphSpec
 from mmprod.parity.candidates import Candidate
 from mmprod.parity.cases import Case
-from mmprod.parity.compare import Stats, compare, find_defect
-from mmprod.parity.limits import check, limits_for
+from mmprod.parity.compare import Stats
+from mmprod.parity.measure import defect_of, judge_outputs, measure_case
 from mmprod.parity.report import Output, Row, Status, Subject
 
 logger = logging.getLogger(__name__)
@@ -126,31 +125,18 @@ def _step(spec: GraphSpec, trial: _Trial, case: Case, expected: Mapping[str, Arr
     trial.seconds += time.perf_counter() - started
     trial.cases += 1
     trial.samples += case.samples
-    defect = _defect(spec, case, expected, got)
+    defect = defect_of(spec, case, expected, got)
     if defect:
         trial.end("fail", f"{case.name}: {defect}", _advice(trial.subject))
         return
-    for tensor in spec.outputs:
-        stats = compare(tensor, expected[tensor.name], got[tensor.name], case.name)
-        before = trial.stats.get(tensor.name)
-        trial.stats[tensor.name] = before.merge(stats) if before else stats
-
-
-def _defect(
-    spec: GraphSpec, case: Case, expected: Mapping[str, Any], got: Mapping[str, Any]
-) -> str:
-    """Why these outputs cannot be compared; "" when they can."""
-    names = sorted(tensor.name for tensor in spec.outputs)
-    for side, found in (("reference", expected), ("candidate", got)):
-        if sorted(found) != names:
-            return f"{side}: outputs are {sorted(found)}, expected {names}"
-    defects = (find_defect(t, case.sizes, expected[t.name], got[t.name]) for t in spec.outputs)
-    return next(filter(None, defects), "")
+    for name, stats in measure_case(spec, case, expected, got).items():
+        before = trial.stats.get(name)
+        trial.stats[name] = before.merge(stats) if before else stats
 
 
 def _judge(spec: GraphSpec, trial: _Trial) -> Row:
     """The verdict of a trial that went through all cases or ended early."""
-    outputs = tuple(_output(spec, trial, t.name) for t in spec.outputs if t.name in trial.stats)
+    outputs = judge_outputs(spec, trial.stats, trial.subject.precision, trial.samples)
     if trial.status is None:
         _apply_limits(trial, outputs)
     assert trial.status is not None
@@ -182,14 +168,6 @@ def _apply_limits(trial: _Trial, outputs: Sequence[Output]) -> None:
         trial.end("pass", f"closest to its limit: {output.name} {closest}")
     if trial.status == "fail":
         trial.advice = _advice(trial.subject)
-
-
-def _output(spec: GraphSpec, trial: _Trial, name: str) -> Output:
-    stats = trial.stats[name]
-    figures = stats.figures()
-    limits = limits_for(spec, spec.output(name), trial.subject.precision)
-    checks = tuple(check(limit, figures[limit.figure]) for limit in limits)
-    return Output(name, stats.role, figures, checks, stats.first, stats.worst)
 
 
 def _crash(trial: _Trial, what: str, error: Exception) -> None:

@@ -134,7 +134,7 @@ def _limits(rows: Sequence[Row]) -> str:
             role,
             precision,
             kind,
-            f"{limit.figure} {limit.bound} {limit.value:.7g}",
+            _limit(limit),
             limit.reason,
         ]
 
@@ -142,6 +142,12 @@ def _limits(rows: Sequence[Row]) -> str:
         line(*key, limit) for key, limits in LIMITS.items() if key[1] in asked for limit in limits
     ]
     return _table(("role", "precision", "graphs", "limit", "why"), lines)
+
+
+def _limit(limit: Limit) -> str:
+    text = f"{limit.figure} {limit.bound} {limit.value:.7g}"
+    sign = "+" if limit.bound == "<=" else "-"
+    return f"{text} {sign} {limit.spread:g}/sqrt(samples)" if limit.spread else text
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

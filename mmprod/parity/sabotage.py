@@ -140,7 +140,7 @@ def _largest_dense(graph: str, model: Any) -> tuple[Any, Array]:
     """The largest weight that a matrix product or convolution reads as a whole, and a copy of its
     values.
     """
-    reached = {name for owner in _graphs(model.graph) for name in _read_by_dense(owner)}
+    reached = _reached(model, _DENSE)
     found = [w for w in _weights(model) if w.name in reached and len(w.dims) >= 2]
     if not found:
         raise ConfigError(f"{graph} has no weight of a matrix product or convolution to damage")
@@ -149,20 +149,24 @@ def _largest_dense(graph: str, model: Any) -> tuple[Any, Array]:
 
 
 def _table(bundle: Bundle, graph: str, model: Any) -> tuple[Any, Array, int, Role]:
-    """The codebook or embedding table, its values, its axis of ids and the role of the ids."""
+    """The codebook or embedding table, its values, its axis of ids and the role of the ids.
+
+    Tables that are looked up come first; a search only multiplies with its codebook.
+    """
     spec, dims = bundle.specs[graph], bundle.dims
     roles = {tensor.role for tensor in (*spec.inputs, *spec.outputs)}
     sizes: dict[Role, int] = {"codes": dims.codebook_size, "tokens": dims.vocabulary}
+    looked_up = _reached(model, ("Gather",))
     for role, size in sizes.items():
         found = [
-            (weight, axis)
+            (weight.name not in looked_up, weight.name, axis, weight)
             for weight in _weights(model)
             if role in roles and len(weight.dims) == 2
             for axis, length in enumerate(weight.dims)
             if length in (size, size + 1)
         ]
         if found:
-            weight, axis = min(found, key=lambda pair: "codebook" not in pair[0].name)
+            _, _, axis, weight = min(found, key=lambda item: item[:3])
             return weight, _values(weight), axis, role
     raise ConfigError(f"{graph} has no codebook or embedding table to damage")
 
@@ -190,12 +194,15 @@ def _graphs(graph: Any) -> list[Any]:
     return [graph, *(inner for body in bodies for inner in _graphs(body))]
 
 
-def _read_by_dense(graph: Any) -> set[str]:
-    """Names read by matrix products and convolutions, also through casts and changes of shape."""
+def _reached(model: Any, operators: tuple[str, ...]) -> set[str]:
+    """Names that these operators read, also through casts and changes of shape."""
     names: set[str] = set()
-    for node in reversed(graph.node):
-        if node.op_type in _DENSE or (node.op_type in _PASSING and names & set(node.output)):
-            names.update(node.input)
+    for graph in _graphs(model.graph):
+        for node in reversed(graph.node):
+            if node.op_type in operators or (
+                node.op_type in _PASSING and not names.isdisjoint(node.output)
+            ):
+                names.update(node.input)
     return names
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass, field
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +108,11 @@ def write_demo_page(out: Path, data: DemoPage) -> None:
     )
 
 
+def escape(text: str) -> str:
+    """Text as HTML, without the control characters that a model may write."""
+    return escape_html("".join(c if c.isprintable() else "\ufffd" for c in text))
+
+
 def data_uri(picture: Pixels) -> str:
     """A picture (H, W, 3) uint8 as a PNG data URI. Raises ValueError for another shape or dtype."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -154,7 +159,7 @@ def _pair(original: Pixels, restored: Pixels) -> str:
 def _card(card: Card) -> str:
     title = f"<h3>{escape(card.title)}</h3>" if card.title else ""
     lines = "".join(f"<p>{escape(line)}</p>" for line in card.lines)
-    alt = escape(card.title or " ".join(card.lines), quote=True)
+    alt = escape(card.title or " ".join(card.lines))
     return f'<div class="card"><img src="{data_uri(card.picture)}" alt="{alt}">{title}{lines}</div>'
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmprod.cli.use import GAP, read_picture
-from mmprod.errors import ConfigError
+from mmprod.cli.use import GAP
 
 from .conftest import Mmprod
 
@@ -77,31 +76,12 @@ def test_damaged_run_is_exit_4(mmprod: Mmprod, run: Path, tmp_path: Path) -> Non
     assert "model.safetensors" in result.err
 
 
-def test_transparent_is_white_and_sideways_is_upright(tmp_path: Path) -> None:
-    clear = tmp_path / "clear.png"
-    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(clear)
-    assert (read_picture(clear, 8) == 255).all()
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    pixels[:4] = 255  # bright above
-    turned = Image.fromarray(np.rot90(pixels).copy())
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored turned left: show turned right
-    path = tmp_path / "turned.png"
-    turned.save(path, exif=exif)
-    upright = read_picture(path, 8)
-    assert (upright[:4] == 255).all()
-    assert (upright[4:] == 0).all()
-
-
-def test_file_that_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_is_no_picture(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("not a picture", encoding="utf-8")
     for name in ("x.png", "absent.png"):
-        with pytest.raises(ConfigError, match="cannot be read as a picture"):
-            read_picture(tmp_path / name, 8)
-    monkeypatch.setattr("mmprod.cli.use.MAX_PIXELS", 10)
-    Image.new("RGB", (8, 8)).save(tmp_path / "y.png")
-    with pytest.raises(ConfigError, match="more than 10 pixels"):
-        read_picture(tmp_path / "y.png", 8)
+        result = mmprod("caption", run, tmp_path / name)
+        assert result.code == 2
+        assert f"{name} is of no use" in result.err
 
 
 def test_data_is_described_and_checked(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:

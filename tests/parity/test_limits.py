@@ -7,20 +7,23 @@ import json
 import pytest
 
 from mmprod.errors import ConfigError
-from mmprod.graphs.spec import GraphSpec, Tensor
 from mmprod.parity.compare import FIGURES
 from mmprod.parity.limits import LIMITS, PRECISIONS, Limit, check, limits_for, limits_table
+from mmprod.parity.measure import measures_of
 from tests.parity.toy import SPECS
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_every_output_of_every_graph_has_limits(precision: str) -> None:
+def test_every_output_of_every_graph_is_judged(precision: str) -> None:
     assert precision in PRECISIONS
     used = set()
     for spec in SPECS.values():
-        for output in spec.outputs:
-            assert limits_for(spec, output, precision)
-            used.add((output.role, precision, "sampler" if spec.loop_steps else "plain"))
+        judged = {m.tensor.name for m in measures_of(spec) if m.limits}
+        assert judged == {tensor.name for tensor in spec.outputs}
+        for measure in measures_of(spec):
+            if measure.limits:
+                assert limits_for(measure.tensor.role, precision, measure.limits)
+                used.add((measure.tensor.role, precision, measure.limits))
     assert used == {key for key in LIMITS if key[1] == precision}, "a limit nobody uses"
 
 
@@ -44,23 +47,27 @@ def test_half_precision_is_never_held_to_more_than_fp32() -> None:
 
 
 def test_samplers_have_limits_of_their_own() -> None:
-    encode, sample = SPECS["codec_encode"], SPECS["text_to_image"]
-    (plain,) = limits_for(encode, encode.output("codes"), "fp16")
-    (free,) = limits_for(sample, sample.output("codes"), "fp16")
-    assert plain.value > free.value
+    (plain,) = limits_for("codes", "fp16", "plain")
+    (free,) = limits_for("codes", "fp16", "sampler")
+    assert plain.value > free.value and plain.spread == 0 < free.spread
+    assert limits_for("codes", "fp32", "plain") == limits_for("codes", "fp32", "sampler")
 
 
-def test_a_precision_without_limits_is_refused() -> None:
-    spec = SPECS["codec_encode"]
+def test_scatter_is_granted_by_the_number_of_samples() -> None:
+    floor = Limit("agreement", ">=", 0.8, "", 1.0, 0.6)
+    assert [floor.at(n) for n in (4, 36, 3600)] == pytest.approx([0.5, 0.7, 0.79])
+    assert check(floor, 0.6, 4).ok and not check(floor, 0.6, 36).ok
+    assert check(floor, 0.6, 4).limit == pytest.approx(0.5)
+    ceiling = Limit("max_abs", "<=", 0.1, "", 0.0, 0.2)
+    assert ceiling.at(4) == pytest.approx(0.2)
+
+
+def test_what_has_no_limits_is_refused() -> None:
     with pytest.raises(ConfigError, match="no parity limits for codes in int3") as caught:
-        limits_for(spec, spec.outputs[0], "int3")
+        limits_for("codes", "int3", "plain")
     assert "fp32" in caught.value.hint
-
-
-def test_a_role_without_limits_is_refused() -> None:
-    mask = Tensor("mask", "uint8", (2,), "mask")
     with pytest.raises(ConfigError, match="mask"):
-        limits_for(GraphSpec("g", (mask,), (mask,), ""), mask, "fp32")
+        limits_for("mask", "fp32", "plain")
 
 
 @pytest.mark.parametrize(

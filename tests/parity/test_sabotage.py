@@ -89,6 +89,17 @@ def test_a_table_laid_across_is_found_too(bundle: Bundle) -> None:
     assert not run_parity(bundle).ok
 
 
+def test_tables_that_are_looked_up_come_before_others_of_that_size(bundle: Bundle) -> None:
+    path = bundle.root / "onnx" / "codec_decode.fp32.onnx"
+    model = onnx.load(path)
+    other = numpy_helper.from_array(np.ones((24, 2), np.float32), "a_table_of_places")
+    model.graph.initializer.insert(0, other)
+    onnx.save(model, path)
+    bundle.add(path, role="onnx", graph="codec_decode", precision="fp32")
+    bundle.save()
+    assert damage(bundle, "swap_rows", "codec_decode").weight == "codebook"
+
+
 def test_weights_read_inside_a_loop_are_found(bundle: Bundle) -> None:
     path = bundle.root / "onnx" / "codec_decode.fp32.onnx"
     model = onnx.load(path)
@@ -179,12 +190,26 @@ def test_selftest_tells_when_a_damage_gets_through(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_gentle(bundle: Bundle, kind: str, graph: str, precision: str) -> object:
-        monkeypatch.setattr("mmprod.parity.sabotage.NOISE", 0.0)
         return damage(bundle, "add_noise", graph, precision)
 
     monkeypatch.setattr(selftest, "damage", too_gentle)
+    monkeypatch.setattr("mmprod.parity.sabotage.NOISE", 1e-3)
     rows = run_selftest(bundle, graphs=["codec_decode"])
+    assert [row.verdict for row in rows] == ["pass"] * 5, "some pixels move, by one level"
     assert [row.ok for row in rows] == [True] + [False] * len(KINDS)
+
+
+def test_selftest_tells_when_a_damage_changes_nothing(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def harmless(bundle: Bundle, kind: str, graph: str, precision: str) -> object:
+        return damage(bundle, "add_noise", graph, precision)
+
+    monkeypatch.setattr(selftest, "damage", harmless)
+    monkeypatch.setattr("mmprod.parity.sabotage.NOISE", 0.0)
+    rows = run_selftest(bundle, graphs=["codec_decode"])
+    assert [row.verdict for row in rows] == ["pass"] + ["no effect"] * len(KINDS)
+    assert {row.kind for row in rows if row.ok} == {"none", "zero_row", "add_noise"}
 
 
 def test_selftest_is_not_ok_when_the_undamaged_graph_fails(bundle: Bundle) -> None:
