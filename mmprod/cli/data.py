@@ -71,7 +71,8 @@ def emoji(
     ] = "",
 ) -> None:
     """Emoji pictures with their names, from npm packages; needs npm and a network."""
-    from mmprod.data.emoji import STYLES, prepare_emoji
+    from mmprod.data.emoji import prepare_emoji
+    from mmprod.data.emoji_packages import STYLES
 
     prepare_emoji(target, size=size, seed=seed, styles=choices(styles) or tuple(STYLES))
     _describe(out, target)

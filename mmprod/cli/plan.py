@@ -2,7 +2,7 @@
 
 Nothing is trained or allocated: the models are built without storage. The memory figures count
 what ZeRO shards (weights, gradients, AdamW's two moments, the averaged weights) and leave out
-activations, communication buckets and the framework itself.
+activations, communication buckets, the copy that rank 0 evaluates, and the framework itself.
 """
 
 from __future__ import annotations

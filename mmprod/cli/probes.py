@@ -9,10 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import mmprod
 
 Level = Literal["ready", "degraded", "blocked"]
 
@@ -41,20 +44,13 @@ class Requirement:
 
 
 def requirements(extra: str) -> list[Requirement]:
-    """What `mmprod[extra]` needs, nested extras included; empty when mmprod is not installed."""
+    """What `mmprod[extra]` needs, nested extras included; empty where nobody knows."""
     found: list[Requirement] = []
-    try:
-        lines = metadata.requires("mmprod") or []
-    except metadata.PackageNotFoundError:
-        return []
-    for line in lines:
-        pattern = r"([\w.-]+)(?:\[([\w,-]+)\])?\s*([^;]*?)\s*;\s*extra == ['\"](.+?)['\"]"
-        match = re.fullmatch(pattern, line)
-        if not match or match[4] != extra:
-            continue
-        if match[1] == "mmprod":
-            found += [r for nested in match[2].split(",") for r in requirements(nested)]
-        else:
+    for line in _dependencies().get(extra, []):
+        match = re.fullmatch(r"([\w.-]+)(?:\[([\w,-]+)\])?\s*(.*)", line)
+        if match and match[1] == "mmprod":
+            found += [need for nested in match[2].split(",") for need in requirements(nested)]
+        elif match:
             found.append(Requirement(match[1], match[3]))
     return found
 
@@ -70,9 +66,9 @@ def installed(package: str) -> str:
 def check_packages(extra: str, *, optional: Sequence[str] = ()) -> list[Finding]:
     """Missing packages of an extra block its stage; `optional` ones, or wrong versions, degrade."""
     findings: list[Finding] = []
-    if not installed("mmprod"):
-        what = "mmprod is not installed here, so the versions it needs are not known"
-        return [Finding("degraded", what, "pip install -e . in the checkout")]
+    if not _dependencies():
+        what = "mmprod is not installed here, so the packages it needs are not known"
+        return [Finding("blocked", what, "pip install mmprod")]
     for need in requirements(extra):
         version = installed(need.name) or installed(TWINS.get(need.name, need.name))
         fix = f"pip install 'mmprod[{extra}]'"
@@ -177,6 +173,22 @@ def try_python(code: str, *, quiet: bool = False) -> tuple[int, str]:
     except subprocess.TimeoutExpired:
         return 124, f"no answer within {PROBE_SECONDS} s"
     return done.returncode, "" if quiet else done.stderr
+
+
+def _dependencies() -> dict[str, list[str]]:
+    """Requirements by extra: of the installed package, else from the checkout's pyproject.toml."""
+    found: dict[str, list[str]] = {}
+    if installed("mmprod"):
+        for line in metadata.requires("mmprod") or []:
+            match = re.fullmatch(r"(.*?)\s*;\s*extra == ['\"](.+?)['\"]", line)
+            if match:
+                found.setdefault(match[2], []).append(match[1])
+        return found
+    project = Path(mmprod.__file__).resolve().parent.parent / "pyproject.toml"
+    if project.is_file():
+        content = tomllib.loads(project.read_text(encoding="utf-8"))
+        found = content["project"]["optional-dependencies"]
+    return found
 
 
 def _number(version: str) -> tuple[int, ...]:

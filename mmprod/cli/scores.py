@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmprod.cli.source import Source
-from mmprod.data.attributes import parse_caption
+from mmprod.data.attributes import SCORED, parse_caption
 from mmprod.evaluation.agreement import attribute_agreement
 from mmprod.sampling import caption_images, generate_images, run_batched
 
@@ -45,7 +45,7 @@ class Sample:
     @property
     def scorable(self) -> bool:
         """Whether words and generated pictures can be compared with known attributes."""
-        return all(self.attributes)
+        return all(set(SCORED) & set(attributes) for attributes in self.attributes)
 
 
 def sample(split: Split, count: int, languages: Sequence[str]) -> Sample:

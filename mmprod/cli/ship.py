@@ -89,7 +89,7 @@ def export(
     if records:
         views.append(engine_table(records))
     path = shown(bundle.root)
-    views.append(Text(f'bundle: {path}\nnext: mmprod generate {path} "a face with glasses"'))
+    views.append(Text(f'bundle: {path}\nnext: mmprod generate {path} "CAPTION"'))
     out.result(
         {
             "bundle": bundle.root,

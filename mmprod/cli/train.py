@@ -97,7 +97,7 @@ def _show(out: Output, result: TrainResult) -> None:
     data = {"run": str(result.run), "stages": {n: asdict(s) for n, s in result.stages.items()}}
     next_steps = f"run: {folder}\nnext: mmprod export {folder} --trt"
     if "fusion" in result.stages:
-        next_steps += f'\n      mmprod generate {folder} "a woman with red hair and glasses"'
+        next_steps += f'\n      mmprod generate {folder} "CAPTION"'
     out.result(
         data, Table("", ("stage", "steps", "kept step", "evaluation"), rows), Text(next_steps)
     )
@@ -153,5 +153,7 @@ def _dry_run(out: Output, config: Config, nproc: int) -> None:
     out.result(
         data,
         Table(f"{config.name}: {known}", columns, sizes),
-        Table("Bytes per rank, without activations and buffers", ("", "", *ranks), memory),
+        Table(
+            "Bytes per rank with AdamW, without activations and buffers", ("", "", *ranks), memory
+        ),
     )

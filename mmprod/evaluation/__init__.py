@@ -1,1 +1,1 @@
-"""."""
+"""Figures about models: an attribute judge and agreement between attributes."""

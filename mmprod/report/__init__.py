@@ -1,1 +1,1 @@
-"""."""
+"""One self-contained HTML page about a run and its bundle (`page`)."""

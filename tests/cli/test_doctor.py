@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import mmprod as package
 from mmprod.cli import doctor, probes
 from mmprod.cli.probes import Finding
 
@@ -69,6 +70,17 @@ def test_requirements_come_from_the_package_itself_with_nested_extras() -> None:
     assert {"torch", "deepspeed", "datasets", "tokenizers"} <= names
     assert "mmprod" not in names
     assert probes.requirements("no-such-extra") == []
+
+
+def test_checkout_that_is_not_installed_knows_its_requirements(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    installed = {need.name for need in probes.requirements("export")}
+    fake_versions(monkeypatch)
+    assert {need.name for need in probes.requirements("export")} == installed
+    assert len(probes.requirements("train")) > 5
+    monkeypatch.setattr(package, "__file__", str(tmp_path / "mmprod" / "__init__.py"))
+    assert probes.check_packages("train")[0].level == "blocked"
 
 
 def fake_versions(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:

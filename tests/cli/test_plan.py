@@ -18,7 +18,10 @@ from .conftest import Mmprod
 def test_parameters_are_those_of_the_real_models() -> None:
     config = load_config("tiny")
     found = {p.stage: p.parameters for p in plan(config)}
-    codec, fusion = build_codec(config.codec), build_fusion(config.fusion, Dims.of(config, 1024))
+    codec, fusion = (
+        build_codec(config.codec),
+        build_fusion(config.fusion, Dims.of(config, config.data.vocabulary)),
+    )
     assert found["codec"] == sum(p.numel() for p in codec.parameters())
     assert found["fusion"] == sum(p.numel() for p in fusion.parameters())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmprod.cli import scores
 from mmprod.cli.source import open_source
@@ -59,3 +60,20 @@ def test_eval_of_a_split_that_is_not_there(mmprod: Mmprod, run: Path) -> None:
     result = mmprod("eval", run, "--split", "tset")
     assert result.code == 2
     assert "test_combo" in result.err
+
+
+def test_eval_of_pictures_without_known_attributes(
+    mmprod: Mmprod, run: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for index in range(24):
+        noise = np.random.default_rng(index).integers(0, 256, (20, 20, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(pictures / f"{index}.png")
+        (pictures / f"{index}.txt").write_text(f"picture {index}", encoding="utf-8")
+    prepared = tmp_path / "data"
+    made = mmprod("data", "prepare", "folder", pictures, "--out", prepared, "--size", 16, "--json")
+    assert made.code == 0, made.err
+    data = mmprod("eval", run, "--data", prepared, "--split", "train", "--json").json()
+    assert data["psnr"] > 0
+    assert data["captions"] == data["faces"] == "not run: the data set has no attributes"

@@ -105,23 +105,18 @@ def test_two_ranks_save_on_sigterm_and_end_with_75(job: Path, tmp_path: Path) ->
         str(tmp_path / "run"),
     ]
     command += ["--nproc", "2", "--model", "codec", "-o", "codec_train.steps=1000000"]
-    process = subprocess.Popen(
-        command,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    try:
-        for line in process.stderr:
-            if '"event": "log"' in line:
-                process.send_signal(signal.SIGTERM)
-                break
-        words = process.stderr.read()
-        assert process.wait(timeout=120) == 75
-    finally:
-        process.kill()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, cwd=ROOT, text=True, **pipes) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if '"event": "log"' in line:
+                    process.send_signal(signal.SIGTERM)
+                    break
+            words = process.stderr.read()
+            assert process.wait(timeout=120) == 75
+        finally:
+            process.kill()
     assert "saved at step" in words
     assert (tmp_path / "run" / "codec" / "checkpoints" / "latest").is_file()

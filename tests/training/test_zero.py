@@ -16,24 +16,23 @@ ZERO = {
 }
 
 
-def check(ranks, plain, tolerance, names):
-    """Every file on every rank: resume and codebook to the bit, losses near plain torch."""
-    for name in names:
-        for rank in ranks:
-            assert rank[name]["straight"]["buffers"] == rank[name]["resumed"]["buffers"], name
-            assert rank[name]["straight"]["weights"] == rank[name]["resumed"]["weights"], name
-        assert len({rank[name]["straight"]["buffers"] for rank in ranks}) == 1, name
-        main = ranks[0][name]
-        assert main["straight"]["losses"] == main["resumed"]["losses"], name
-        assert main["straight"]["losses"] == pytest.approx(plain, abs=tolerance), name
-
-
 def compare(folder, files, *, world, stage="codec", train=None, tolerance=1e-6, nan=""):
+    """Run the files on `world` ranks. Codebooks equal on all ranks, losses near plain torch."""
     order = {"files": files, "stage": stage, "train": train or {}, "nan": nan}
     ranks = launch(folder, order, world)
     plain = train_and_report(folder / "plain", ALONE, None, stage, train or {})
-    check(ranks, plain["straight"]["losses"], tolerance, files)
+    losses = plain["straight"]["losses"]
+    for name in files:
+        assert ranks[0][name]["straight"]["losses"] == pytest.approx(losses, abs=tolerance), name
+        for run in ("straight", "resumed"):
+            assert len({rank[name][run]["buffers"] for rank in ranks}) == 1, (name, run)
     return ranks
+
+
+def check_resume_to_the_bit(ranks, files):
+    for name in files:
+        for rank in ranks:
+            assert rank[name]["straight"] == rank[name]["resumed"], name
 
 
 def write(folder, name, **changes):
@@ -47,6 +46,7 @@ def write(folder, name, **changes):
 def test_zero_0_to_3_on_two_ranks_equal_plain_torch(tmp_path):
     """Losses within 1e-6, codebooks equal to the bit on both ranks, resume equal to the bit."""
     ranks = compare(tmp_path, ZERO, world=2, nan="zero2")
+    check_resume_to_the_bit(ranks, ZERO)
     # NaN on one rank: all ranks stop together, and the message names that rank's samples.
     assert {rank["nan"] for rank in ranks} == {ranks[0]["nan"]}
     indices = global_batch(0, 1, 16, 64)
@@ -58,7 +58,7 @@ def test_zero_0_to_3_on_two_ranks_equal_plain_torch(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "stage"), [(1, "codec"), (1, "fusion"), (2, "fusion")])
 def test_zero_0_to_3_equal_plain_torch(tmp_path, world, stage):
-    compare(tmp_path, ZERO, world=world, stage=stage)
+    check_resume_to_the_bit(compare(tmp_path, ZERO, world=world, stage=stage), ZERO)
 
 
 @pytest.mark.slow
@@ -67,7 +67,8 @@ def test_gradient_accumulation_changes_nothing_but_memory(tmp_path):
         name: write(tmp_path, name, gradient_accumulation_steps=2)
         for name in ("zero0", "zero2", "zero3")
     }
-    compare(tmp_path, files, world=2, stage="fusion", train={"batch": 32})
+    ranks = compare(tmp_path, files, world=2, stage="fusion", train={"batch": 32})
+    check_resume_to_the_bit(ranks, files)
 
 
 @pytest.mark.slow
@@ -76,11 +77,18 @@ def test_bf16_autocast_and_bf16_weights_stay_near_plain_torch(tmp_path):
     files |= {
         f"{name}-bf16": write(tmp_path, name, bf16={"enabled": True}) for name in ("zero2", "zero3")
     }
-    compare(tmp_path, files, world=2, train={"precision": "bf16"}, tolerance=0.03)
+    ranks = compare(tmp_path, files, world=2, train={"precision": "bf16"}, tolerance=0.03)
+    check_resume_to_the_bit(ranks, files)
 
 
 @pytest.mark.slow
 def test_offload_to_the_cpu_equals_plain_torch(tmp_path):
-    """Compiles DeepSpeed's CPU Adam at first use."""
+    """Compiles DeepSpeed's CPU Adam at first use.
+
+    That Adam multiplies up the powers of beta step by step and takes them by `pow` after a load, so
+    its resume is equal to rounding only.
+    """
     files = {"offload": str(configs_dir() / "deepspeed" / "zero3-offload.json")}
-    compare(tmp_path, files, world=2)
+    ranks = compare(tmp_path, files, world=2)
+    main = ranks[0]["offload"]
+    assert main["resumed"]["losses"] == pytest.approx(main["straight"]["losses"], abs=1e-6)
