@@ -9,15 +9,17 @@ share; it is derived, never written.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
     """Base of every section: immutable, strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -30,14 +32,14 @@ class DataConfig(Section):
     )
     image_size: PositiveInt = Field(default=64, description="pixels per side")
     count: PositiveInt = Field(default=2000, description="pictures to draw (source=avatars)")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     text_length: PositiveInt = Field(
         default=32, description="tokens per caption, end-of-text included"
     )
     vocabulary: PositiveInt = Field(
         default=1024, description="largest size of the byte-level BPE vocabulary"
     )
-    languages: tuple[str, ...] = ("en",)
+    languages: tuple[str, ...] = Field(default=("en",), min_length=1)
     caption_variants: int = Field(
         default=4, ge=1, le=4, description="caption templates per language (source=avatars)"
     )
@@ -50,20 +52,21 @@ class DataConfig(Section):
 class CodecConfig(Section):
     """The VQ-VAE codec: conv encoder, quantizer, mirror decoder."""
 
-    patch: PositiveInt = Field(
-        default=1, description="side of the stem's space-to-depth patch: 1, 2 or 4"
+    patch: Literal[1, 2, 4] = Field(
+        default=1, description="side of the stem's space-to-depth patch"
     )
     channels: PositiveInt = 64
     multipliers: tuple[PositiveInt, ...] = Field(
-        default=(1, 2, 4), description="channel factor per level; one strided step between levels"
+        default=(1, 2, 4),
+        min_length=1,
+        description="channel factor per level; one strided step between levels",
     )
     blocks: PositiveInt = Field(default=1, description="residual blocks per level")
     attention: bool = Field(
         default=False, description="one self-attention block at the coarsest level"
     )
-    quantizer: Literal["spherical"] = "spherical"
-    codebook_size: PositiveInt = 1024
-    code_dim: PositiveInt = 8
+    codebook_size: int = Field(default=1024, ge=2)
+    code_dim: int = Field(default=8, ge=2)
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     restart: bool = Field(
         default=True, description="replace codes that no token used for a while by current features"
@@ -96,9 +99,6 @@ class FusionConfig(Section):
     text_decoder: PositiveInt = Field(default=1, description="blocks of D_text")
     registers: PositiveInt = Field(default=2, description="register tokens per modality")
     embedding: PositiveInt = Field(default=256, description="size of the search embedding")
-    weighting: Literal["maskgit", "softmin_snr", "elbo"] = Field(
-        default="maskgit", description="weight of a sample's loss by its mask ratio"
-    )
     text_weight: float = Field(default=0.5, ge=0)
     pad_weight: float = Field(
         default=0.1, ge=0, description="loss weight of padding after the end of a text"
@@ -131,7 +131,7 @@ class TrainConfig(Section):
         description="muon: for hidden matrices, adamw for the rest; auto: muon on one process, "
         "adamw under DeepSpeed, which does not keep matrices whole",
     )
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Share, Share] = (0.9, 0.98)
     weight_decay: float = Field(default=0.01, ge=0)
     clip: float = Field(
         default=1.0, ge=0, description="largest gradient norm; 0 turns clipping off"
@@ -143,7 +143,7 @@ class TrainConfig(Section):
         lt=1,
         description="decay of the averaged weights that are evaluated and exported",
     )
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     log_every: PositiveInt = 20
     eval_every: PositiveInt = 500
     save_every: PositiveInt = 500

@@ -136,7 +136,7 @@ def _layout(hashes: dict[str, bytes]) -> list[_Picture]:
     given = "train" in tops and tops <= set(_SPLITS)
     rests = {name: parts[1:] if given else parts for name, parts in folders.items()}
     kinds = {name: parts[0] if parts else "" for name, parts in rests.items()}
-    classes = len(set(kinds.values())) >= 2
+    classes = len(set(kinds.values()) - {""}) >= 2
     return [
         _Picture(
             place=place,

@@ -11,7 +11,7 @@ own masked places, so the loss of a global batch is the plain mean over samples 
 on how ranks share them.
 
 Sources: MaskGIT (Chang et al. 2022, sec. 3.1), UniDisc (Swerdlow et al. 2025: whole-modality
-masking), min-SNR weighting (Hang et al. 2023; soft form), SigLIP (Zhai et al. 2023, eq. 1) on
+masking), SigLIP (Zhai et al. 2023, eq. 1) on
 partly masked inputs (FLIP, Li et al. 2023).
 """
 
@@ -113,7 +113,11 @@ class FusionObjective(nn.Module):
     def _likelihood(
         self, logits: Tensor, target: Tensor, masked: Masked, mean_ratio: float, pad: bool = False
     ) -> Tensor:
-        """Cross-entropy over masked places, in units of ln(vocabulary), weighted by ratio: (B,)."""
+        """Cross-entropy over masked places in units of ln(vocabulary): (B,).
+
+        The mean over a sample's masked places, weighted by its ratio against the mean ratio: over a
+        batch each masked place counts alike, as in MaskGIT.
+        """
         vocabulary = logits.shape[-1]
         loss = F.cross_entropy(
             logits.flatten(0, 1), target.flatten().long(), reduction="none"
@@ -123,18 +127,7 @@ class FusionObjective(nn.Module):
             after_end = F.pad((target == PAD)[:, 1:], (1, 0)) & (target == PAD)
             weight = torch.where(after_end, weight * self.cfg.pad_weight, weight)
         per_sample = (loss * weight).sum(1) / weight.sum(1).clamp_min(1e-6) / math.log(vocabulary)
-        return per_sample * self._weight(masked.ratio, mean_ratio)
-
-    def _weight(self, ratio: Tensor, mean_ratio: float) -> Tensor:
-        """Weight of a sample whose per-place mean loss is given: elbo 1; maskgit ~ ratio;
-        softmin_snr between the two.
-        """
-        if self.cfg.weighting == "elbo":
-            return torch.ones_like(ratio)
-        if self.cfg.weighting == "maskgit":
-            return ratio / mean_ratio
-        snr = (1 - ratio) / ratio.clamp_min(1e-3)
-        return 5.0 / (snr + 5.0)
+        return per_sample * masked.ratio / mean_ratio
 
     def _contrast(
         self, image: Tensor, text: Tensor, image_ratio: Tensor, text_ratio: Tensor

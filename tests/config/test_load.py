@@ -112,7 +112,7 @@ def test_origins_say_default_line_or_override(tmp_path: Path) -> None:
             ":2: unknown key 'codec.codebok_size'",
             "codec.codebook_size",
         ),
-        ("[codc]\npatch = 2\n", ":1: unknown key 'codc'", "codec"),
+        ("[codc]\nchannels = 2\n", ":1: unknown key 'codc'", "codec"),
         ("\nbatch = 3\n", ":2: unknown key 'batch'", "codec_train.batch or fusion_train.batch"),
         ("[codec]\nlr = 1.0\n", ":2: unknown key 'codec.lr'", "codec_train.lr"),
         ("[data.deeper]\nx = 1\n", "unknown key 'data.deeper'", "known here: source, path"),
@@ -130,12 +130,12 @@ def test_unknown_key_names_line_and_nearest(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[codec]\npatch = '2'\n", ":2: codec.patch: input should be a valid integer, not '2'"),
-        ("[codec]\npatch = 2.0\n", ":2: codec.patch: input should be a valid integer"),
-        ("[codec]\npatch = true\n", ":2: codec.patch: input should be a valid integer"),
+        ("[codec]\nchannels = '2'\n", ":2: codec.channels: input should be a valid integer"),
+        ("[codec]\nchannels = 2.0\n", ":2: codec.channels: input should be a valid integer"),
+        ("[codec]\nchannels = true\n", ":2: codec.channels: input should be a valid integer"),
         ("[codec]\nattention = 1\n", ":2: codec.attention: input should be a valid boolean"),
         ("[codec]\nmultipliers = [1, 'a']\n", ":2: codec.multipliers[1]: input should be"),
-        ("[codec]\npatch = 0\n", ":2: codec.patch: input should be greater than 0, not 0"),
+        ("[codec]\nchannels = 0\n", ":2: codec.channels: input should be greater than 0, not 0"),
         ("name = 3\n", ":1: name: input should be a valid string, not 3"),
         ("[codec_train]\nbetas = [0.9]\n", ":2: codec_train.betas"),
     ],
@@ -145,7 +145,7 @@ def test_wrong_value_names_line_key_and_value(text: str, message: str, tmp_path:
 
 
 def test_every_wrong_value_is_listed(tmp_path: Path) -> None:
-    error = failure(write(tmp_path, "[codec]\npatch = '2'\nblocks = 'x'\n"))
+    error = failure(write(tmp_path, "[codec]\nchannels = '2'\nblocks = 'x'\n"))
     assert len(error.message.splitlines()) == 2
 
 
@@ -175,7 +175,7 @@ def test_unknown_configuration(name: str, hint: str) -> None:
         ("=3", "not of the form key=value", "-o"),
         ("codec=3", "'codec' is a section", "patch"),
         ("codec_train.steps=many", "override: codec_train.steps: input should be", "schema"),
-        ("codec.quantizer=fsq", "override: codec.quantizer: input should be", "schema"),
+        ("codec.loss=fsq", "override: codec.loss: input should be", "schema"),
     ],
 )
 def test_wrong_override(override: str, message: str, hint: str) -> None:

@@ -52,6 +52,16 @@ def test_classes_give_captions_attributes_and_balance(tmp_path: Path) -> None:
     assert len(set(everything)) == 40
 
 
+def test_one_subfolder_beside_loose_pictures_is_no_class(tmp_path: Path) -> None:
+    for index in range(20):
+        picture(tmp_path / "in" / "2024" / f"{index}.png", index)
+    picture(tmp_path / "in" / "loose.png", 50)
+    prepare_folder(tmp_path / "in", tmp_path / "out", size=8, seed=0)
+    train = splits(tmp_path / "out")["train"]
+    assert train.weights is None
+    assert {tuple(a) for a in train.attributes(np.arange(len(train)))} == {()}
+
+
 def test_the_seed_decides_the_splits_and_threads_do_not(tmp_path: Path) -> None:
     for index in range(40):
         picture(tmp_path / "in" / f"{index}.png", index)

@@ -101,3 +101,14 @@ def test_quantizer_stays_in_fp32_under_autocast() -> None:
         out = q(z)
     assert out.latents.dtype == torch.float32
     assert torch.equal(out.codes, quantizer(size=300)(z).codes)
+
+
+def test_restart_pool_is_the_same_for_any_cut_of_the_batch() -> None:
+    """More tokens than the pool holds, in one micro-batch or in four: the same codebook."""
+    z = torch.randn(64, 4, 16, 8, generator=torch.Generator().manual_seed(8))
+    whole, cut = quantizer(size=200).train(), quantizer(size=200).train()
+    whole(z)
+    for part in z.split(16):
+        cut(part)
+    assert whole.update()["restarts"] == cut.update()["restarts"] == 200
+    torch.testing.assert_close(whole.codes, cut.codes)

@@ -27,7 +27,7 @@ from mmprod.models.quantizers.base import Quantized, Readout
 SEARCH_ROWS = 256
 """rows of the similarity matrix alive at a time while training"""
 POOL = 4096
-"""candidate features for restarts, over all ranks"""
+"""candidate features for restarts: about as many over a global batch, equally many per sample"""
 RESTART_WEIGHT = 0.05
 """moving-average weight of a restarted code: low, so that it follows its tokens quickly"""
 RESTART_NOISE = 0.01
@@ -61,7 +61,7 @@ class SphericalQuantizer(nn.Module):
         self.register_buffer("rate", torch.zeros(codebook_size))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self._statistics: Tensor | None = None
-        self._features: Tensor | None = None
+        self._features: list[Tensor] = []
 
     def forward(self, z: Tensor) -> Quantized:
         """z (B, D, h, w) of any float type -> Quantized, fp32 (see base.Quantized)."""
@@ -73,7 +73,7 @@ class SphericalQuantizer(nn.Module):
             chosen = self.codes[index]
             loss = self.commitment * (flat - chosen).square().sum(1).mean()
             if self.training:
-                self._gather_statistics(flat.detach(), index)
+                self._gather_statistics(flat.detach(), index, len(z))
             straight = chosen + (flat - flat.detach())
             latents = rearrange(straight, "(b h w) d -> b d h w", h=grid[0], w=grid[1])
             return Quantized(latents, index.view(z.shape[0], -1), loss)
@@ -96,24 +96,24 @@ class SphericalQuantizer(nn.Module):
                 [(rows @ transposed).max(1).indices for rows in torch.split(flat, SEARCH_ROWS)]
             )
 
-    def _gather_statistics(self, flat: Tensor, index: Tensor) -> None:
+    def _gather_statistics(self, flat: Tensor, index: Tensor, batch: int) -> None:
         """Add this micro-batch to [counts | sums], flat (K * (1 + D),), and remember features for
         restarts.
         """
         counts = torch.zeros(self.codebook_size, 1 + self.dim, device=flat.device)
         counts.index_add_(0, index, torch.cat([torch.ones_like(flat[:, :1]), flat], dim=1))
         self._statistics = counts if self._statistics is None else self._statistics + counts
-        self._features = flat
+        self._features.append(rearrange(flat, "(b n) d -> b n d", b=batch))
 
     @torch.no_grad()
     def update(self) -> Readout:
         """Move every code to the average direction of its tokens; restart codes that no token used
         for a while.
         """
-        if self._statistics is None or self._features is None:
+        if self._statistics is None:
             return {}
         world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        statistics, pool = self._statistics, self._pool(self._features, world)
+        statistics, pool = self._statistics, self._pool(torch.cat(self._features), world)
         if world > 1:
             dist.all_reduce(statistics)
         counts, sums = statistics[:, 0], statistics[:, 1:]
@@ -126,7 +126,7 @@ class SphericalQuantizer(nn.Module):
         patience = max(16.0, 4.0 * self.codebook_size / float(counts.sum()))
         restarted = self._restart(pool, torch.ones_like(used) if first else self.idle >= patience)
         self.updates.add_(1)
-        self._statistics = self._features = None
+        self._statistics, self._features = None, []
         share = self.rate / self.rate.sum()
         return {
             "usage": float((self.idle < patience).float().mean()),
@@ -135,8 +135,16 @@ class SphericalQuantizer(nn.Module):
         }
 
     def _pool(self, features: Tensor, world: int) -> Tensor:
-        """A fixed number of features per rank, in rank order: the same (R, D) everywhere."""
-        rows = features[: max(1, min(len(features), POOL // world))].contiguous()
+        """features (B, N, D) of this rank -> (R, D), the same on every rank and for every number of
+        ranks: the same places of every sample, in the order of the global batch.
+        """
+        batch, length, _ = features.shape
+        count = max(1, min(length, POOL // (batch * world)))
+        if count < length:
+            generator = torch.Generator().manual_seed(int(self.updates))
+            places = torch.randperm(length, generator=generator)[:count].to(features.device)
+            features = features[:, places]
+        rows = features.flatten(0, 1).contiguous()
         if world == 1:
             return rows
         gathered = [torch.empty_like(rows) for _ in range(world)]
