@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from pathlib import Path
 
@@ -36,3 +37,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if reason:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> None:
+    """The command line sets up the `mmprod` logger for its process; no test may inherit that."""
+    logger = logging.getLogger("mmprod")
+    logger.handlers[:], logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)

@@ -23,6 +23,7 @@ from mmprod.bundle.files import (
     HINT,
     INDEX,
     check_artefacts,
+    check_current,
     check_folder,
     plain_path,
     write_index,
@@ -65,10 +66,14 @@ class Bundle:
         self.specs = build_catalog(dims, sampler)
         self._artefacts: dict[str, Artefact] = {}
         self._summaries: dict[str, Any] = {}
+        self._digest: bytes | None = None  # bundle.sha256 as this handle read or wrote it last
 
     @classmethod
-    def parse(cls, root: Path, content: Mapping[str, Any]) -> Bundle:
-        """A bundle from the content of its bundle.json. Raises IntegrityError when malformed."""
+    def parse(cls, root: Path, content: Mapping[str, Any], digest: bytes) -> Bundle:
+        """A bundle from the content of its bundle.json, `digest` being that of its bundle.sha256.
+
+        Raises IntegrityError when malformed.
+        """
         try:
             bundle = cls(
                 root,
@@ -77,6 +82,7 @@ class Bundle:
                 sampler=SamplerConfig.model_validate(content["sampler"]),
                 provenance=_typed(content["provenance"], dict),
             )
+            bundle._digest = digest
             bundle._summaries = _typed(content["summaries"], dict)
             for raw in _typed(content["artefacts"], list):
                 bundle._list(Artefact.parse(raw))
@@ -149,9 +155,16 @@ class Bundle:
         else:
             check_artefacts(self.root, artefacts)
 
+    def check_current(self) -> None:
+        """Raise IntegrityError when another process saved the bundle since this handle last did or
+        was opened: writers call it before they touch a listed file.
+        """
+        check_current(self.root, self._digest)
+
     def save(self) -> None:
-        """Write bundle.json, then bundle.sha256."""
-        write_index(
+        """Write bundle.json, then bundle.sha256. Raises IntegrityError, see `check_current`."""
+        self.check_current()
+        self._digest = write_index(
             self.root,
             {
                 "format": FORMAT,

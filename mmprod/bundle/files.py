@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,25 @@ DIGEST = "bundle.sha256"
 HINT = "copy the bundle again from where it was made, or export it anew"
 
 
-def write_index(root: Path, content: dict[str, Any]) -> None:
-    """Write bundle.json and then bundle.sha256, each whole or not at all."""
+def write_index(root: Path, content: dict[str, Any]) -> bytes:
+    """Write bundle.json and then bundle.sha256, each whole or not at all. Returns the latter."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     data = text.encode()
+    line = _digest_line(data)
     with atomic_path(root / DIGEST) as digest:
-        digest.write_bytes(_digest_line(data))
+        digest.write_bytes(line)
         with atomic_path(root / INDEX) as index:
             index.write_bytes(data)
+    return line
 
 
-def read_index(root: Path) -> dict[str, Any]:
-    """bundle.json after its raw bytes were compared with bundle.sha256. Raises IntegrityError."""
+def read_index(root: Path) -> tuple[dict[str, Any], bytes]:
+    """bundle.json after its raw bytes were compared with bundle.sha256, and the content of the
+    latter. Raises IntegrityError.
+    """
     data = _read_plain(root / INDEX)
-    if _read_plain(root / DIGEST) != _digest_line(data):
+    line = _digest_line(data)
+    if _read_plain(root / DIGEST) != line:
         raise IntegrityError(f"{root / INDEX} does not match {DIGEST}: one was changed", hint=HINT)
     try:
         content = json.loads(data)
@@ -47,12 +52,28 @@ def read_index(root: Path) -> dict[str, Any]:
             f"{root / INDEX} has format {found!r}; this version of mmprod reads format {FORMAT}",
             hint="use the version of mmprod that wrote it, or export the run again with this one",
         )
-    return content
+    return content, line
+
+
+def check_current(root: Path, line: bytes | None) -> None:
+    """bundle.sha256 still holds `line` (None: there is none yet). Raises IntegrityError."""
+    found = _read_plain(root / DIGEST) if (root / DIGEST).exists() else None
+    if found != line:
+        raise IntegrityError(
+            f"{root} was changed by another process meanwhile",
+            hint="let one command at a time write to a bundle: run this one again",
+        )
 
 
 def check_folder(root: Path, artefacts: Iterable[Artefact]) -> None:
     """Each artefact is there unchanged; no link, no unlisted file. Raises IntegrityError."""
     listed = {a.path: a for a in artefacts}
+    check_no_strangers(root, listed)
+    check_artefacts(root, listed.values())
+
+
+def check_no_strangers(root: Path, listed: Container[str]) -> None:
+    """Every file of the folder is the bundle's own or `listed`. Raises IntegrityError."""
     for path in _walk(root):
         name = path.relative_to(root).as_posix()
         if name not in listed and name not in (INDEX, DIGEST):
@@ -60,7 +81,6 @@ def check_folder(root: Path, artefacts: Iterable[Artefact]) -> None:
                 f"{path} is not listed in {INDEX}",
                 hint="delete it if it is a leftover; a bundle holds only what it lists",
             )
-    check_artefacts(root, listed.values())
 
 
 def check_artefacts(root: Path, artefacts: Iterable[Artefact]) -> None:

@@ -1,16 +1,16 @@
-"""Creating, opening and removing bundle folders."""
+"""Creating and opening bundle folders."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmprod.bundle.bundle import Bundle
-from mmprod.bundle.files import DIGEST, INDEX, read_index
+from mmprod.bundle.files import HINT, read_index
+from mmprod.bundle.place import Place
 from mmprod.config.schema import Dims, SamplerConfig
-from mmprod.errors import ConfigError
+from mmprod.errors import IntegrityError
 
 
 def create_bundle(
@@ -21,10 +21,12 @@ def create_bundle(
     sampler: SamplerConfig,
     provenance: Mapping[str, Any],
 ) -> Bundle:
-    """Start an empty bundle in a new or empty folder. Raises ConfigError when it holds anything."""
+    """Start an empty bundle in a new or empty folder. Raises ConfigError when it holds anything.
+
+    Readers refuse it until it was saved with a graph inside.
+    """
     root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ConfigError(f"{root} exists and is not empty", hint="give another folder")
+    Place(root).check()
     root.mkdir(parents=True, exist_ok=True)
     bundle = Bundle(root, name=name, dims=dims, sampler=sampler, provenance=provenance)
     bundle.save()
@@ -35,20 +37,13 @@ def open_bundle(root: Path | str, *, verify: bool = True) -> Bundle:
     """Open a bundle: bundle.json is checked against bundle.sha256, then every file of the folder.
 
     `verify=False` leaves all files but bundle.json unchecked, for callers that check the few they
-    read with `Bundle.verify`. Raises IntegrityError naming the first thing that is wrong.
+    read with `Bundle.verify`. Raises IntegrityError naming the first thing that is wrong; a bundle
+    without graphs is, too: its export did not get that far.
     """
     root = Path(root)
-    bundle = Bundle.parse(root, read_index(root))
+    bundle = Bundle.parse(root, *read_index(root))
+    if not bundle.artefacts(role="onnx"):
+        raise IntegrityError(f"{root} holds no graphs: it was never finished", hint=HINT)
     if verify:
         bundle.verify()
     return bundle
-
-
-def remove_bundle(root: Path | str) -> None:
-    """Delete a bundle folder. Raises ConfigError when it is none, so nothing else gets deleted."""
-    root = Path(root)
-    if root.is_symlink() or not (root / INDEX).is_file() or not (root / DIGEST).is_file():
-        raise ConfigError(
-            f"{root} is not a bundle, so it was not deleted", hint="delete it yourself"
-        )
-    shutil.rmtree(root)

@@ -4,26 +4,34 @@
     def verify(out: Output, bundle: BundleArg) -> None: ...
 
 Every command gets `--json`, `-v` and `-q`; its function receives the finished `Output` instead.
-An expected error becomes `error:` and `hint:` on stderr and its exit code; anything else is a bug
-and keeps its traceback.
+An expected error becomes `error:` and `hint:` on stderr and its exit code, and so does a file that
+the system refuses; anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from mmprod.cli.launch import is_rank, record_exit
 from mmprod.cli.output import Output
-from mmprod.errors import EnvironmentMissing, MmprodError
+from mmprod.cli.paths import explained
+from mmprod.errors import ConfigError, EnvironmentMissing, MmprodError
 from mmprod.log import configure_logging
+
+logger = logging.getLogger(__name__)
+
+UsageError: Any = typer.BadParameter.__base__
+"""A command line that cannot be parsed. Where this class lives depends on the version of Typer."""
 
 Function = Callable[..., None]
 
@@ -86,9 +94,48 @@ def command(
     return register
 
 
+class Group(TyperGroup):
+    """A group which, as the root, gives a usage error under --json a document too."""
+
+    def make_context(
+        self, info_name: Any, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        if parent is not None:
+            return super().make_context(info_name, args, parent, **extra)
+        words = tuple(args)
+        try:
+            context = super().make_context(info_name, args, parent, **extra)
+        except UsageError as error:
+            _usage_document(error, words)
+            raise
+        context.meta[WORDS] = words
+        return context
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            if ctx.parent is None:
+                _usage_document(error, ctx.meta[WORDS])
+            raise
+
+
+WORDS = "mmprod.words"
+"""Where the root's context keeps the command line."""
+
+
+def _usage_document(error: Any, words: Sequence[str]) -> None:
+    """The error as JSON if the command line asks for it. Words for people are Typer's part."""
+    options = words[: words.index("--")] if "--" in words else words
+    path = error.ctx.command_path if error.ctx else "mmprod"
+    refusal = ConfigError(error.format_message(), hint=f"{path} --help")
+    Output(as_json="--json" in options).document(refusal)
+
+
 def group(help_text: str) -> typer.Typer:
     """An empty group of commands."""
     return typer.Typer(
+        cls=Group,
         help=help_text,
         no_args_is_help=True,
         add_completion=False,
@@ -100,6 +147,16 @@ def group(help_text: str) -> typer.Typer:
 def choices(text: str) -> tuple[str, ...]:
     """The parts of a comma-separated option: `"fp32, fp16"` -> `("fp32", "fp16")`."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def some(text: str, option: str) -> tuple[str, ...]:
+    """`choices`, of which there must be one. Raises ConfigError."""
+    found = choices(text)
+    if not found:
+        raise ConfigError(
+            f"{option} {text!r} names nothing", hint=f"leave {option} out, or fill it"
+        )
+    return found
 
 
 def _through_funnel(function: Function, out: Output, values: dict[str, Any]) -> None:
@@ -116,6 +173,13 @@ def _through_funnel(function: Function, out: Output, values: dict[str, Any]) -> 
         missing = EnvironmentMissing(f"this needs {error.name}, which is not installed", hint=hint)
         out.fail(missing)
         _exit(missing.exit_code)
+    except OSError as error:
+        refusal = explained(error)
+        if refusal is None:
+            raise
+        logger.debug("refused by the system", exc_info=error)
+        out.fail(refusal)
+        _exit(refusal.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         _exit(INTERRUPTED)

@@ -17,10 +17,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmprod.cli.command import Overrides, choices
+from mmprod.cli.command import Overrides, some
+from mmprod.cli.gate import check, gate
 from mmprod.cli.output import Fields, Output, Table, Text, shown
+from mmprod.cli.paths import check_file_target
 from mmprod.cli.progress import progress, training_tick
-from mmprod.cli.ship import EngineRequest, Target, build, check, export_bundle, gate
+from mmprod.cli.ship import (
+    EngineRequest,
+    Target,
+    build,
+    check_place,
+    check_request,
+    export_bundle,
+)
 from mmprod.cli.verdicts import require_ok
 
 if TYPE_CHECKING:
@@ -64,17 +73,23 @@ def demo(
     targets: Target = "sm86,sm89",
 ) -> None:
     """Train, export, build engines and check them on generated faces; no GPU, no network."""
+    from mmprod.bundle import Place
     from mmprod.checkpoint import open_run
     from mmprod.cli.demo_page import Results, write_page
     from mmprod.config.load import load_config
 
     resolved = load_config(config, override or ())
+    request = EngineRequest(PRECISIONS, some(targets, "--target"), "rtx")
+    check_request(request)
+    place = Place(target / "bundle", replace=True)
+    check_place(place)
+    check_file_target(target / "report.html")
     steps = Steps(out)
     _train(steps, resolved, target / "run")
     run = open_run(target / "run")
     with steps.step("export to ONNX, fp32 and fp16"):
-        bundle = _export(out, run, target / "bundle")
-    records, engines = _engines(steps, bundle, choices(targets))
+        bundle = export_bundle(out, run, place, PRECISIONS)
+    records, engines = _engines(steps, bundle, request)
     with steps.step("compare every graph with PyTorch"):
         report = check(out, bundle, run)
     with steps.step("measure on held-out faces"):
@@ -96,16 +111,8 @@ def _train(steps: Steps, config: Config, folder: Path) -> None:
             train(config, folder, stages=(stage,), on_event=on_event)
 
 
-def _export(out: Output, run: Run, folder: Path) -> Bundle:
-    from mmprod.bundle import remove_bundle
-
-    if folder.exists():
-        remove_bundle(folder)
-    return export_bundle(out, run, folder, PRECISIONS)
-
-
 def _engines(
-    steps: Steps, bundle: Bundle, targets: tuple[str, ...]
+    steps: Steps, bundle: Bundle, request: EngineRequest
 ) -> tuple[list[EngineRecord], str]:
     """The engines, or none and the reason why."""
     from mmprod.engines.flavours import probe_flavour
@@ -114,9 +121,9 @@ def _engines(
     if not flavour.usable:
         steps.out.note(f"no engines: {flavour.reason} ({flavour.hint})")
         return [], f"not built: {flavour.reason}"
-    with steps.step(f"build TensorRT engines for {', '.join(targets)}"):
-        gate(steps.out, bundle)
-        records = build(steps.out, bundle, EngineRequest(PRECISIONS, targets, "rtx"))
+    with steps.step(f"build TensorRT engines for {', '.join(request.targets)}"):
+        gate(steps.out, bundle, request.precisions)
+        records = build(steps.out, bundle, request)
     return records, f"{len(records)} built with TensorRT for RTX {flavour.version}"
 
 

@@ -101,9 +101,9 @@ def next_steps(folder: str) -> tuple[tuple[str, str], ...]:
             "draw four faces with the exported graphs",
         ),
         (f"mmprod caption {folder}/bundle PICTURE", "describe a picture"),
-        (f"mmprod parity selftest {folder}/bundle", "damage the graphs and see parity notice"),
+        (f"mmprod parity sabotage {folder}/bundle", "damage the graphs and see parity notice"),
         (
-            f"mmprod parity run {folder}/bundle --require-engines",
+            f"mmprod parity selftest {folder}/bundle",
             "on a machine with the device: prove the engines",
         ),
         ("mmprod train --config small", "train the larger preset, for real use"),

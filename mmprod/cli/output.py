@@ -104,6 +104,10 @@ class Output:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         sys.stderr.flush()
+        self.document(error)
+
+    def document(self, error: MmprodError) -> None:
+        """Under --json, the error as the command's document if there is none yet."""
         if self.as_json and not self._document_written:
             kind = type(error).__name__
             failure = {"type": kind, "message": error.message, "hint": error.hint}

@@ -18,7 +18,7 @@ from mmprod.errors import ConfigError, ParityFailed
 if TYPE_CHECKING:
     from mmprod.graphs.runner import Runner
     from mmprod.graphs.spec import GraphSpec
-    from mmprod.parity.selftest import SelftestRow
+    from mmprod.parity.trials import Trial
 
 app = group("Compare graphs and engines with the model they came from.")
 
@@ -37,7 +37,8 @@ def run(
     seeds: Annotated[int, typer.Option(min=1, help="Noise seeds per batch size (live).")] = 2,
     batches: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes (live).")] = "1,3,8",
     need_engines: Annotated[
-        bool, typer.Option("--require-engines", help="Exit 3 if an engine could not be run.")
+        bool,
+        typer.Option("--require-engines", help="Exit 3 unless this device's engines were run."),
     ] = False,
 ) -> None:
     """Check everything and write reports/parity.md into the bundle; exit 5 when it fails."""
@@ -62,7 +63,25 @@ def run(
 
 
 @command(app, "selftest")
-def selftest(
+def selftest(out: Output, bundle: BundleArg) -> None:
+    """On the device, without torch: run every graph and engine on the stored reference cases.
+
+    Demands the engines built for this device: exit 3 when there is none or it cannot run them, 5
+    when an answer is wrong.
+    """
+    from mmprod.bundle import open_bundle
+    from mmprod.parity.run import run_parity
+
+    opened = open_bundle(bundle)
+    with progress(out, parity_tick) as on_event:
+        report = run_parity(opened, on_event=on_event)
+    out.result(parity_data(report), *parity_views(report))
+    require_ok(report, opened.root)
+    require_engines(report)
+
+
+@command(app, "sabotage")
+def sabotage(
     out: Output,
     bundle: BundleArg,
     graphs: Annotated[
@@ -72,7 +91,7 @@ def selftest(
 ) -> None:
     """Damage copies of the graphs in four ways: parity must notice each. Exit 5 if it does not."""
     from mmprod.bundle import open_bundle
-    from mmprod.parity.selftest import run_selftest
+    from mmprod.parity.trials import run_trials
 
     opened = open_bundle(bundle)
     unknown = [name for name in choices(graphs) if name not in opened.specs]
@@ -80,10 +99,10 @@ def selftest(
         known = ", ".join(opened.specs)
         raise ConfigError(f"no graph is called {unknown[0]}", hint=f"graphs: {known}")
 
-    def note(row: SelftestRow) -> None:
+    def note(row: Trial) -> None:
         out.note(f"{row.graph} {row.kind}: {row.verdict}")
 
-    rows = run_selftest(opened, graphs=choices(graphs) or None, precision=precision, on_row=note)
+    rows = run_trials(opened, graphs=choices(graphs) or None, precision=precision, on_row=note)
     table = [(r.graph, r.precision, r.damage, r.verdict, "ok" if r.ok else "fail") for r in rows]
     missed = [row for row in rows if not row.ok]
     data = {"ok": not missed, "trials": [vars(row) | {"ok": row.ok} for row in rows]}

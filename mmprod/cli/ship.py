@@ -5,31 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mmprod.cli.command import BundleArg, RunArg, choices
+from mmprod.cli.command import BundleArg, RunArg, some
+from mmprod.cli.gate import check, gate
 from mmprod.cli.output import Output, Table, Text, View, megabytes, shown
-from mmprod.cli.progress import engine_tick, export_tick, parity_tick, progress
-from mmprod.cli.source import torch_runners
+from mmprod.cli.paths import check_folder_target
+from mmprod.cli.progress import engine_tick, export_tick, progress
 from mmprod.cli.verdicts import parity_data, parity_views, require_ok
-from mmprod.errors import ConfigError, ParityFailed
+from mmprod.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from mmprod.bundle import Bundle
+    from mmprod.bundle import Bundle, Place
     from mmprod.checkpoint import Run
     from mmprod.engines.record import EngineRecord
-    from mmprod.parity.report import ParityReport
 
 SAMPLES = 8
 """Real pictures and captions among the stored reference inputs."""
-
-BATCHES = (1, 3, 8)
-SEEDS = 2
 
 FlavourName = Literal["auto", "rtx", "tensorrt"]
 
@@ -67,23 +64,31 @@ def export(
     target: Target = "sm86,sm89",
     flavour: FlavourOption = "auto",
     replace: Annotated[
-        bool, typer.Option("--replace", help="Delete the bundle that is at --out already.")
+        bool, typer.Option("--replace", help="Take the place of the bundle at --out.")
     ] = False,
 ) -> None:
     """Write a run as a bundle of ONNX graphs, check them against PyTorch, build engines."""
-    from mmprod.bundle import remove_bundle
+    from mmprod.bundle import Place
     from mmprod.checkpoint import open_run
+    from mmprod.engines.flavours import choose_flavour
+    from mmprod.export.precision import check_precision_name
 
+    precisions = some(precision, "--precision")
+    for name in precisions:
+        check_precision_name(name)
+    request = EngineRequest(precisions, some(target, "--target"), flavour) if trt else None
+    if request:
+        check_request(request)
     opened = open_run(run)
-    folder = target_folder or Path("bundles") / opened.name
-    if replace and folder.exists():
-        remove_bundle(folder)
-    precisions = choices(precision)
-    bundle = export_bundle(out, opened, folder, precisions)
+    place = Place(target_folder or Path("bundles") / opened.name, replace)
+    check_place(place)
+    if request:
+        choose_flavour(request.flavour, request.targets)
+    bundle = export_bundle(out, opened, place, precisions)
     records: list[EngineRecord] = []
-    if trt:
-        gate(out, bundle)
-        records = build(out, bundle, EngineRequest(precisions, choices(target), flavour))
+    if request:
+        gate(out, bundle, precisions)
+        records = build(out, bundle, request)
     report = check(out, bundle, opened)
     views: list[View] = [*parity_views(report)]
     if records:
@@ -114,16 +119,44 @@ def build_command(
 
     if not trt:
         raise ConfigError("nothing to build", hint="add --trt: TensorRT is what can be built")
+    precisions, targets = some(precision, "--precision"), some(target, "--target")
+    request = EngineRequest(precisions, targets, flavour)
+    check_request(request)
     opened = open_bundle(bundle)
-    gate(out, opened)
-    records = build(out, opened, EngineRequest(choices(precision), choices(target), flavour))
+    gate(out, opened, precisions)
+    records = build(out, opened, request)
     data = {"bundle": opened.root, "engines": [record.as_dict() for record in records]}
     path = shown(opened.root)
     note = f"next, on the device: mmprod parity run {path} --require-engines"
     out.result(data, engine_table(records), Text(note))
 
 
-def export_bundle(out: Output, run: Run, folder: Path, precisions: tuple[str, ...]) -> Bundle:
+def check_request(request: EngineRequest) -> None:
+    """Raise ConfigError for engines that nobody could build or check, before any work."""
+    from mmprod.engines import targets
+    from mmprod.parity.limits import PRECISIONS
+    from mmprod.runners.cuda import find_device
+
+    flavour = request.flavour
+    if flavour == "auto":
+        flavour = "tensorrt" if set(request.targets) == {find_device().target} else "rtx"
+    for precision in request.precisions:
+        for target in request.targets:
+            targets.check_request(precision, target, flavour)
+        if precision not in PRECISIONS:
+            raise ConfigError(
+                f"no engines are built in {precision}: no parity limits are set for it",
+                hint=f"precisions with limits: {', '.join(PRECISIONS)}",
+            )
+
+
+def check_place(place: Place) -> None:
+    """Raise an error, before any work, when no bundle can be put there."""
+    place.check()
+    check_folder_target(place.root.absolute().parent)
+
+
+def export_bundle(out: Output, run: Run, place: Place, precisions: tuple[str, ...]) -> Bundle:
     """All graphs of a run in these precisions, with reference inputs and outputs."""
     from mmprod.checkpoint.models import load_models
     from mmprod.export.pipeline import export_run
@@ -131,7 +164,7 @@ def export_bundle(out: Output, run: Run, folder: Path, precisions: tuple[str, ..
     models, samples = load_models(run), real_samples(run)
     with progress(out, export_tick) as on_event:
         return export_run(
-            run, models, folder, precisions=precisions, samples=samples, on_event=on_event
+            run, models, place, precisions=precisions, samples=samples, on_event=on_event
         )
 
 
@@ -147,41 +180,6 @@ def real_samples(run: Run) -> Mapping[str, npt.NDArray[np.generic]]:
     captions = split.captions(indices, run.config.data.languages, 0)
     tokens = Tokenizer.load(run.tokenizer_path).encode(captions, run.dims.text_length)
     return {"pixels": split.images(indices), "tokens": tokens}
-
-
-def check(out: Output, bundle: Bundle, run: Run | None) -> ParityReport:
-    """The parity report of a bundle: live against a run, else against the stored outputs."""
-    from mmprod.parity.run import run_parity
-
-    runners = torch_runners(run) if run else None
-    reference = (lambda spec: runners(spec.name)) if runners else None
-    with progress(out, parity_tick) as on_event:
-        return run_parity(
-            bundle, reference=reference, batches=BATCHES, seeds=SEEDS, on_event=on_event
-        )
-
-
-def gate(out: Output, bundle: Bundle) -> None:
-    """Raise ParityFailed when a graph disagrees with PyTorch: no engine is built from it.
-
-    A verdict that the bundle holds is used if it is about the present files; else the graphs are
-    compared with their stored outputs now.
-    """
-    summary = bundle.summaries.get("parity")
-    if summary is None or not _covers(summary, bundle):
-        out.note("checking the graphs against their stored outputs before building")
-        check(out, bundle, None)
-        summary = bundle.summaries["parity"]
-    failed = [
-        f"{row['graph']} {row['precision']}: {row['reason']}"
-        for row in summary["rows"]
-        if row["status"] == "fail" and row["leg"] == "torch-ort"
-    ]
-    if failed:
-        raise ParityFailed(
-            "no engines were built, these graphs failed parity:\n  " + "\n  ".join(failed),
-            hint=f"see {shown(bundle.root / 'reports' / 'parity.md')}, then export the run again",
-        )
 
 
 def build(out: Output, bundle: Bundle, request: EngineRequest) -> list[EngineRecord]:
@@ -212,14 +210,3 @@ def engine_table(records: list[EngineRecord]) -> Table:
         for record in records
     ]
     return Table("Engines", ("graph", "precision", "target", "size", "built in", "state"), rows)
-
-
-def _covers(summary: Mapping[str, Any], bundle: Bundle) -> bool:
-    """Whether every ONNX graph has a verdict for exactly its present content."""
-    judged = {
-        (path, digest)
-        for row in summary["rows"]
-        if row["status"] != "not run"
-        for path, digest in row["sha256"].items()
-    }
-    return all((a.path, a.sha256) in judged for a in bundle.artefacts(role="onnx"))

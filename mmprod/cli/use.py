@@ -10,8 +10,10 @@ import typer
 
 from mmprod.cli.command import Seed, SourceArg
 from mmprod.cli.output import Output, Table, Text, shown
+from mmprod.cli.paths import check_file_target
 from mmprod.cli.source import Backend, open_source
 from mmprod.errors import ConfigError
+from mmprod.manifest import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +49,7 @@ def generate(
     """Draw pictures for captions."""
     from mmprod.sampling import generate_images
 
+    check_file_target(target)
     opened = open_source(source, backend, precision)
     wanted = [caption for caption in captions for _ in range(count)]
     runner = opened.runner("text_to_image")
@@ -117,5 +120,5 @@ def _write_grid(pictures: Pixels, columns: int, path: Path) -> None:
     for index, picture in enumerate(large):
         y, x = GAP + index // columns * height, GAP + index % columns * width
         sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(path, "png")
+    with atomic_path(path) as temporary:
+        Image.fromarray(sheet).save(temporary, "png")

@@ -49,11 +49,37 @@ def require_ok(report: ParityReport, bundle: Path) -> None:
 
 
 def require_engines(report: ParityReport) -> None:
-    """Raise EnvironmentMissing unless every engine leg was run."""
-    missing = [row for row in report.select(leg="torch-engine", status="not run")]
-    if missing or not report.select(leg="torch-engine"):
-        reason = missing[0].reason if missing else "the bundle holds no engines"
+    """Demand the engines built for the device of this machine, one at least; others may wait.
+
+    Raises ParityFailed when any engine failed, EnvironmentMissing when there is no device, no
+    engine for it, or one that was not run.
+    """
+    from mmprod.runners.cuda import find_device
+
+    failed = report.select(leg="torch-engine", status="fail")
+    if failed:
+        raise ParityFailed(
+            f"engine failed: {failed[0].subject}: {failed[0].reason}", hint=failed[0].advice
+        )
+    engines = [row for row in report.select(leg="torch-engine") if row.subject.files]
+    targets = ", ".join(sorted({row.subject.target for row in engines})) or "none"
+    device = find_device()
+    if not device.found:
         raise EnvironmentMissing(
-            f"{len(missing)} engine legs were not run: {reason}",
-            hint="run this on the device that the engines were built for",
+            f"no engine was run: no CUDA device: {device.reason}",
+            hint=f"run this on a device that engines were built for (here: {targets})",
+        )
+    ours = [row for row in engines if row.subject.target.rpartition("-")[2] == device.target]
+    missing = [row for row in ours if row.status == "not run"]
+    if not ours:
+        raise EnvironmentMissing(
+            f"no engine was built for this device, {device.target} ({device.name}); "
+            f"targets of the bundle: {targets}",
+            hint=f"mmprod build BUNDLE --trt --target {device.target}",
+        )
+    if missing:
+        raise EnvironmentMissing(
+            f"{len(missing)} of {len(ours)} engines for {device.target} were not run: "
+            f"{missing[0].reason}",
+            hint=missing[0].advice,
         )

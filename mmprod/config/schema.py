@@ -8,11 +8,13 @@ share; it is derived, never written.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -182,13 +184,27 @@ class SamplerConfig(Section):
 class Config(Section):
     """A whole job: data, both models, their training, the samplers."""
 
-    name: str = "custom"
+    name: str = Field(
+        default="custom",
+        description="also the name of folders: letters, digits and ._-, not starting with ._-",
+        json_schema_extra={"pattern": NAME.pattern},
+    )
     data: DataConfig = DataConfig()
     codec: CodecConfig = CodecConfig()
     codec_train: TrainConfig = TrainConfig()
     fusion: FusionConfig = FusionConfig()
     fusion_train: TrainConfig = TrainConfig()
     sampler: SamplerConfig = SamplerConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_plain(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} cannot be a name: only letters, digits and ._-, the first one of them a "
+                "letter or digit"
+            )
+        return name
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:

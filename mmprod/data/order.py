@@ -2,7 +2,7 @@
 ranks.
 
 Step s takes the samples at positions [s*B, (s+1)*B) of the endless sequence epoch 0, epoch 1, ...;
-rank r takes the r-th contiguous part of that batch. So a run can stop, resume and change its world
+how ranks share that batch is the trainer's business. So a run can stop, resume and change its world
 size, and still sees the same samples in the same steps. Only raw 64-bit draws of the Philox
 generator are used (their values are fixed by the algorithm), never `Generator.permutation`, whose
 result NumPy may change between versions.
@@ -82,15 +82,3 @@ def global_batch(
         parts.append(part)
         position += len(part)
     return np.concatenate(parts)
-
-
-def rank_slice(indices: NDArray[np.int64], rank: int, world: int) -> NDArray[np.int64]:
-    """The contiguous part of a global batch that `rank` of `world` ranks takes.
-
-    Parts differ by one sample at most.
-    """
-    if not 0 <= rank < world:
-        raise ConfigError(
-            f"rank {rank} does not exist in a world of {world}", hint="0 <= rank < world"
-        )
-    return indices[len(indices) * rank // world : len(indices) * (rank + 1) // world]

@@ -223,6 +223,7 @@ def _present(bundle: Bundle, want: _Wanted) -> EngineRecord | None:
 
 def _commit(bundle: Bundle, want: _Wanted, result: BuildResult) -> EngineRecord:
     """Move a finished plan into the bundle, write its JSON beside it, list and save both."""
+    bundle.check_current()
     plan = bundle.root / want.path
     plan.parent.mkdir(parents=True, exist_ok=True)
     Path(want.job.plan).replace(plan)

@@ -3,18 +3,22 @@
 TensorRT for RTX cannot open its own plan where there is no GPU, but at VERBOSE it logs one message
 that starts with `Layers:` and lists every kernel; TensorRT on a device gives the same facts as JSON
 through its engine inspector. Both become `Kernel`s here. Each kernel names the ONNX nodes it came
-from, which is what ties an engine back to its graph. An unknown log format gives no kernels, and
-the precision check then refuses the engine.
+from, which is what ties an engine back to its graph. A kernel that cannot be read is an error: it
+might be the one in the wrong precision. A log without kernels gives none, and the precision check
+then refuses the engine.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from mmprod.errors import PrecisionMismatch
 
 LAYERS = "Layers:"
 
@@ -67,14 +71,28 @@ def keep(message: str) -> bool:
 
 
 def parse_log(messages: Iterable[str]) -> list[Kernel]:
-    """Kernels from the `Layers:` message of a build log."""
+    """Kernels from the `Layers:` message of a build log, whose list ends at the first empty line.
+
+    Raises PrecisionMismatch for a line that cannot be read.
+    """
     found: list[Kernel] = []
     for message in messages:
         if not message.startswith(LAYERS):
             continue
-        matches = (_LINE.match(line) for line in message.splitlines())
-        found += [_from_match(match) for match in matches if match]
+        lines = message.removeprefix(LAYERS).lstrip().splitlines()
+        for line in itertools.takewhile(str.strip, lines):
+            match = _LINE.match(line)
+            if match is None:
+                raise _unreadable(line)
+            found.append(_from_match(match))
     return found
+
+
+def _unreadable(layer: object) -> PrecisionMismatch:
+    return PrecisionMismatch(
+        f"a layer of the engine cannot be read, so its precision is not proved: {str(layer)[:200]}",
+        hint="use a tested version of TensorRT: mmprod doctor",
+    )
 
 
 def _from_match(match: re.Match[str]) -> Kernel:
@@ -91,11 +109,14 @@ def _from_match(match: re.Match[str]) -> Kernel:
 
 
 def parse_inspector(text: str) -> list[Kernel]:
-    """Kernels from the JSON of an engine inspector (written from its documentation)."""
+    """Kernels from the JSON of an engine inspector (written from its documentation).
+
+    Raises PrecisionMismatch for a layer of which only the name is known (built without detail).
+    """
     found = []
     for layer in json.loads(text).get("Layers", []):
-        if not isinstance(layer, dict):  # only names: the engine was built without detail
-            continue
+        if not isinstance(layer, dict):
+            raise _unreadable(layer)
         weights = layer.get("Weights")
         constants = [(tuple(c["Dimensions"]), _datatype(c)) for c in layer.get("Constants", [])]
         found.append(

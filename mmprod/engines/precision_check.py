@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,15 +75,30 @@ def check_graph(asked: str, operators: Mapping[str, str], label: str) -> None:
 
 
 def check_engine(
-    asked: str, operators: Mapping[str, str], kernels: Sequence[Kernel], *, tf32: bool, label: str
+    asked: str,
+    operators: Mapping[str, str],
+    kernels: Sequence[Kernel],
+    *,
+    tf32: bool,
+    label: str,
+    constant: Collection[str] = (),
 ) -> PrecisionReport:
-    """Compare the engine with its graph. Raises PrecisionMismatch naming the first that differ."""
+    """Compare the engine with its graph. `constant`: operators that read constants alone; only
+    they may have no kernel. Raises PrecisionMismatch naming the first that differ.
+    """
     wanted = DATATYPES[asked]
     found = {node: _built_as(node, kind, kernels) for node, kind in operators.items()}
     seen = {node: kind for node, kind in found.items() if kind is not None}
     if not kernels or (operators and not seen):
         raise PrecisionMismatch(
             f"{label}: the build log does not show the kernels, so the precision is not proved",
+            hint="use a tested version of TensorRT: mmprod doctor",
+        )
+    lost = [node for node in operators if node not in seen and node not in constant]
+    if lost:
+        raise PrecisionMismatch(
+            f"{label}: no kernel of the engine names {len(lost)} of {len(operators)} heavy "
+            f"operators, so their precision is not proved: {_some(lost)}",
             hint="use a tested version of TensorRT: mmprod doctor",
         )
     changed = [

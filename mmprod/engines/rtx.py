@@ -23,6 +23,8 @@ from mmprod.runners.trt import load_library, record_log, release_frames
 _TYPES = {"UINT8": "uint8", "INT32": "int32", "FLOAT": "float32"}
 _DATATYPES = {"FLOAT": "Float", "HALF": "Half", "BF16": "BFloat16", "INT8": "Int8", "FP8": "FP8"}
 _HEAVY = {"MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION", "EINSUM", "ATTENTION_OUTPUT"}
+_FOLDED = {"CAST", "ELEMENTWISE", "IDENTITY", "SHUFFLE", "SLICE", "UNARY", "GATHER"}
+"""Types whose outputs are constants when their inputs are."""
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _NOISE = re.compile(
     r"^I\w+::\w+: Error Code \d+: (Myelin \()?|\[\w+\.(cpp|h):\d+: \w+\] | In \w+ at \S+$"
@@ -63,7 +65,14 @@ def _build(job: BuildJob) -> BuildResult:
         raise _build_error(job, log)
     kernels = parse_log(log.kept) or _inspect(library, log, plan, job)
     tf32 = config.get_flag(library.BuilderFlag.TF32)
-    report = check_engine(job.precision, operators, kernels, tf32=tf32, label=job.label)
+    report = check_engine(
+        job.precision,
+        operators,
+        kernels,
+        tf32=tf32,
+        label=job.label,
+        constant=operators.keys() & _constant_nodes(network),
+    )
     Path(job.plan).write_bytes(memoryview(plan))
     return BuildResult(
         version=library.__version__,
@@ -119,6 +128,24 @@ def _heavy_operators(library: Any, network: Any, *, decompose: bool) -> dict[str
         kind = _stored_type(layer.get_input(0), makers)
         found[nodes[0]] = _DATATYPES.get(kind, kind)
     return found
+
+
+def _constant_nodes(network: Any) -> set[str]:
+    """ONNX nodes of which every layer reads constants alone: the library folds them away."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    constant: set[str] = set()  # tensors
+    varying: set[str] = set()  # nodes
+    nodes: set[str] = set()
+    for layer in layers:
+        inputs = [layer.get_input(k) for k in range(layer.num_inputs)]
+        named = _NODE.findall(layer.metadata) or [layer.name]
+        nodes.update(named)
+        fixed = layer.type.name in ("CONSTANT", *_HEAVY, *_FOLDED)
+        if fixed and all(tensor.name in constant for tensor in inputs if tensor is not None):
+            constant.update(layer.get_output(k).name for k in range(layer.num_outputs))
+        else:
+            varying.update(named)
+    return nodes - varying
 
 
 def _stored_type(tensor: Any, makers: dict[str, Any]) -> str:

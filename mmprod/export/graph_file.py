@@ -62,16 +62,24 @@ def finish_graph(model: onnx.ModelProto, spec: GraphSpec, precision: str) -> Non
 
 
 def check_operators(model: onnx.ModelProto, spec: GraphSpec) -> None:
-    """Only `ALLOWED` operators, and one Loop of our own where the graph has loop steps."""
+    """Only `ALLOWED` operators, one Loop of our own where the graph has loop steps, and uint8 only
+    between a cast and the graph's inputs and outputs (TensorRT knows it nowhere else)."""
     loops = 1 if spec.loop_steps else 0
-    for node, _ in walk(model.graph):
+    hint = "write the model with another operation; see ALLOWED in export/graph_file.py"
+    for node, types in walk(model.graph):
         ours = node.op_type == "Loop" and loops
         loops -= 1 if ours else 0
         if node.domain or not (ours or node.op_type in ALLOWED):
             raise ConfigError(
                 f"{spec.name}: {node.name} is the operator {node.op_type}, which not every backend "
                 "computes alike",
-                hint="write the model with another operation; see ALLOWED in export/graph_file.py",
+                hint=hint,
+            )
+        touched = {types.get(name) for name in (*node.input, *node.output)}
+        if TensorProto.UINT8 in touched and node.op_type not in ("Cast", "Shape"):
+            raise ConfigError(
+                f"{spec.name}: {node.name} computes with uint8, which TensorRT cannot",
+                hint="cast pixels to float32 first, and to uint8 last",
             )
 
 

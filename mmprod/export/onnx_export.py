@@ -29,6 +29,8 @@ OPSET = 20
 SCOPE = "mmprod.scope"
 _WEIGHT = "mmprod.weight."
 _TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
+"""what torch notes for the size of an input"""
 _MOVES = ("Transpose", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Identity")
 
 
@@ -131,7 +133,7 @@ def _name_nodes(graph: ir.Graph) -> None:
     """Name each node by its scope, and keep the scope as its only note."""
     for index, node in enumerate(graph):
         scopes = ast.literal_eval(node.metadata_props.get(_TORCH_SCOPES, "[]"))
-        modules = [scopes[-2]] if len(scopes) > 1 else []
+        modules = [name for name in scopes[-2:-1] if name != _NO_MODULE]
         weights = [v for k, v in node.metadata_props.items() if k.startswith(_WEIGHT)]
         modules += [name.rpartition(".")[0] for name in weights]
         scope = max(modules, key=len, default="")

@@ -20,9 +20,10 @@ import onnx
 from torch import nn
 
 import mmprod
-from mmprod.bundle import Bundle, create_bundle
+from mmprod.bundle import Bundle, Place, create_bundle
 from mmprod.checkpoint.models import Models
 from mmprod.checkpoint.run import Run
+from mmprod.errors import ConfigError
 from mmprod.export.graph import assemble, parts_of
 from mmprod.export.graph_file import save_graph
 from mmprod.export.onnx_export import Part
@@ -57,29 +58,48 @@ OnEvent = Callable[[ExportEvent], None]
 def export_run(
     run: Run,
     models: Models,
-    out: Path,
+    out: Path | Place,
     *,
     precisions: tuple[str, ...] = ("fp32", "fp16"),
     samples: Mapping[str, Array],
     on_event: OnEvent | None = None,
 ) -> Bundle:
-    """Export all graphs of a run into a new bundle at `out`, which must be empty or not exist.
+    """Export all graphs of a run into a new bundle at `out`: a path that must be empty or not
+    exist, or a `Place`, which can replace a bundle. Nothing is seen there before all is written.
 
     samples: real `pixels` (n, H, W, 3) uint8 and `tokens` (n, L) int32 of pictures and captions
     that belong together, for the references; n >= 4 uses no sample twice. on_event may be called
     from other threads, one call at a time. Raises ConfigError (precision, folder, a model that
     needs an operator backends disagree on), NumericsError (a weight beyond the precision's range).
     """
+    if not precisions:
+        raise ConfigError("no precision to export was given", hint="--precision fp32,fp16")
     for precision in precisions:
         check_precision_name(precision)
-    tell = on_event or (lambda event: None)
-    bundle = create_bundle(
-        out,
-        name=run.name,
-        dims=run.dims,
-        sampler=run.config.sampler,
-        provenance={**run.provenance(), "export": _versions()},
-    )
+    place = out if isinstance(out, Place) else Place(out)
+    with place.staged() as folder:
+        bundle = create_bundle(
+            folder,
+            name=run.name,
+            dims=run.dims,
+            sampler=run.config.sampler,
+            provenance={**run.provenance(), "export": _versions()},
+        )
+        tell = on_event or (lambda event: None)
+        _fill(bundle, run, models, tuple(dict.fromkeys(precisions)), samples, tell)
+    bundle.root = place.root
+    return bundle
+
+
+def _fill(
+    bundle: Bundle,
+    run: Run,
+    models: Models,
+    precisions: tuple[str, ...],
+    samples: Mapping[str, Array],
+    tell: OnEvent,
+) -> None:
+    """Write all files of the bundle and save it."""
     modules = {
         name: build_module(
             name,
@@ -91,12 +111,11 @@ def export_run(
         for name in bundle.specs
     }
     exported = _trace(bundle.specs, modules, models, tell)
-    _write_graphs(bundle, modules, exported, tuple(dict.fromkeys(precisions)), tell)
+    _write_graphs(bundle, modules, exported, precisions, tell)
     _write_references(bundle, modules, samples, tell)
     _copy(bundle, run.tokenizer_path, "tokenizer.json", "tokenizer")
     _copy(bundle, run.config_path, "config.toml", "config")
     bundle.save()
-    return bundle
 
 
 def _trace(

@@ -64,9 +64,9 @@ def offer(bundle: Bundle, spec: GraphSpec, precisions: Sequence[str]) -> Offer:
     )
 
 
-def open_onnx(spec: GraphSpec, path: Path) -> Runner:
-    """ONNX Runtime on an ONNX file; imported here, so that a device without it can still check its
-    engines.
+def open_onnx(spec: GraphSpec, path: Path, precision: str) -> Runner:
+    """ONNX Runtime on an ONNX file of this precision; imported here, so that a device without it
+    can still check its engines.
     """
     try:
         from mmprod.runners.ort import OrtRunner
@@ -74,7 +74,7 @@ def open_onnx(spec: GraphSpec, path: Path) -> Runner:
         raise EnvironmentMissing(
             f"{error.name} is not installed", hint="pip install 'mmprod[export]'"
         ) from error
-    return OrtRunner(spec, path)
+    return OrtRunner(spec, path, precision=precision)
 
 
 def open_engine(spec: GraphSpec, path: Path) -> Runner:
@@ -94,13 +94,13 @@ def _offer_onnx(bundle: Bundle, spec: GraphSpec, precision: str) -> Candidate | 
         return _without_limits(subject)
     weights = bundle.artefacts(role="onnx-data", graph=spec.name, precision=precision)
     subject = replace(subject, files=_verified(bundle, [graphs[0], *weights]))
-    return Candidate(subject, partial(open_onnx, spec, bundle.path(graphs[0])))
+    return Candidate(subject, partial(open_onnx, spec, bundle.path(graphs[0]), precision))
 
 
 def _offer_engine(bundle: Bundle, spec: GraphSpec, precision: str, target: str) -> Candidate | Row:
     subject = Subject("torch-engine", spec.name, precision, target)
     engines = bundle.artefacts(role="engine", graph=spec.name, precision=precision)
-    chosen = [engine for engine in engines if _target(engine) == target]
+    chosen = [engine for engine in engines if target_of(engine) == target]
     if not chosen:
         flavour, _, device = target.rpartition("-")
         options = f" --flavour {flavour} --target {device}" if target else ""
@@ -121,10 +121,10 @@ def _without_limits(subject: Subject) -> Row:
 
 def _targets(bundle: Bundle) -> list[str]:
     """All targets of the bundle's engines; `[""]`, one row without a target, when it has none."""
-    return sorted({_target(engine) for engine in bundle.artefacts(role="engine")}) or [""]
+    return sorted({target_of(engine) for engine in bundle.artefacts(role="engine")}) or [""]
 
 
-def _target(engine: Artefact) -> str:
+def target_of(engine: Artefact) -> str:
     """Flavour and device of an engine, from its folder: `rtx-sm86`."""
     match = _ENGINE.fullmatch(engine.path)
     if match is None:

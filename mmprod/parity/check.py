@@ -19,7 +19,7 @@ from mmprod.graphs.spec import GraphSpec
 from mmprod.parity.candidates import Candidate
 from mmprod.parity.cases import Case
 from mmprod.parity.compare import Stats
-from mmprod.parity.measure import defect_of, judge_outputs, measure_case
+from mmprod.parity.measure import defect_of, judge_outputs, measure_case, unjudged
 from mmprod.parity.report import Output, Row, Status, Subject
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def _judge(spec: GraphSpec, trial: _Trial) -> Row:
     """The verdict of a trial that went through all cases or ended early."""
     outputs = judge_outputs(spec, trial.stats, trial.subject.precision, trial.samples)
     if trial.status is None:
-        _apply_limits(trial, outputs)
+        _apply_limits(spec, trial, outputs)
     assert trial.status is not None
     return Row(
         trial.subject,
@@ -153,15 +153,16 @@ def _judge(spec: GraphSpec, trial: _Trial) -> Row:
     )
 
 
-def _apply_limits(trial: _Trial, outputs: Sequence[Output]) -> None:
+def _apply_limits(spec: GraphSpec, trial: _Trial, outputs: Sequence[Output]) -> None:
     """End a trial that nothing ended early."""
     pairs = [(output, check) for output in outputs for check in output.checks]
     over = [(output, check) for output, check in pairs if not check.ok]
     if not pairs:
         trial.end("not run", "no stored cases to compare on", _NO_CASES)
-    elif over:
-        reason = "; ".join(f"{output.name} {check} is not met" for output, check in over)
-        worst = over[0][0].worst
+    elif over or unjudged(spec, trial.stats):
+        broken = [f"{output.name} {check} is not met" for output, check in over]
+        reason = "; ".join([*broken, *unjudged(spec, trial.stats)])
+        worst = over[0][0].worst if over else None
         trial.end("fail", f"{reason}; worst at {worst}" if worst else reason)
     else:
         output, closest = max(pairs, key=lambda pair: pair[1].used or 0.0)

@@ -3,7 +3,8 @@
 A plain graph gives one per output. A sampler draws ids and then shows them: its ids have the limits
 of free-running samplers; what follows from them (pixels) is reported over all samples, but judged
 only over the samples whose ids are all equal, there by the limits of a plain graph. Otherwise one
-moved draw would hide, or be taken for, a fault of the decoder.
+moved draw would hide, or be taken for, a fault of the decoder. Without any such sample nothing is
+known of the decoder, and that is no pass (`unjudged`).
 """
 
 from __future__ import annotations
@@ -99,6 +100,17 @@ def judge_outputs(
         checks = tuple(check(limit, figures[limit.figure], samples) for limit in limits)
         outputs.append(Output(measure.name, role, figures, checks, found.first, found.worst))
     return tuple(outputs)
+
+
+def unjudged(spec: GraphSpec, stats: Mapping[str, Stats]) -> list[str]:
+    """Why each measure that has limits, but for which no sample counted, cannot be judged."""
+    return [
+        f"{measure.name}: nothing to judge, no sample has equal {' and '.join(measure.equal)}"
+        if measure.equal
+        else f"{measure.name}: nothing to judge"
+        for measure in measures_of(spec)
+        if measure.limits and measure.name not in stats
+    ]
 
 
 def _back(place: Place | None, rows: npt.NDArray[np.intp]) -> Place | None:

@@ -10,6 +10,7 @@ from mmprod.parity.report import Output, ParityReport, Row
 
 _VERDICTS = ("leg", "graph", "precision", "target", "status", "cases", "samples", "reason")
 _FIGURES = ("graph", "precision", "target", "output", "figure", "value", "limit", "margin", "used")
+_NEVER = {"<=": "never above", ">=": "never below"}
 
 
 def render_markdown(report: ParityReport) -> str:
@@ -134,7 +135,7 @@ def _limits(rows: Sequence[Row]) -> str:
             role,
             precision,
             kind,
-            _limit(limit),
+            render_limit(limit),
             limit.reason,
         ]
 
@@ -144,10 +145,13 @@ def _limits(rows: Sequence[Row]) -> str:
     return _table(("role", "precision", "graphs", "limit", "why"), lines)
 
 
-def _limit(limit: Limit) -> str:
+def render_limit(limit: Limit) -> str:
+    """A limit in words: the figure, its bound, and what few samples change."""
     text = f"{limit.figure} {limit.bound} {limit.value:.7g}"
     sign = "+" if limit.bound == "<=" else "-"
-    return f"{text} {sign} {limit.spread:g}/sqrt(samples)" if limit.spread else text
+    if limit.spread:
+        text = f"{text} {sign} {limit.spread:g}/sqrt(samples)"
+    return text if limit.loosest is None else f"{text}, {_NEVER[limit.bound]} {limit.loosest:g}"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

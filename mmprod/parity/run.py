@@ -25,6 +25,8 @@ from mmprod.parity.cases import (
 )
 from mmprod.parity.check import check_graph
 from mmprod.parity.limits import PRECISIONS
+from mmprod.parity.merge import REPORT, merge
+from mmprod.parity.overflow import audit
 from mmprod.parity.render import render_markdown
 from mmprod.parity.report import ParityReport, Row
 
@@ -58,7 +60,8 @@ def run_parity(
     `reference` gives PyTorch's runner of a graph: the stored cases and those generated from
     `batches` and `seeds` are then run live. None: the stored cases alone, against their stored
     outputs, without torch. `precisions` None: those that were exported. Failures are rows of the
-    report, whose `ok` is then False, not exceptions.
+    report, whose `ok` is then False, not exceptions. Verdicts of earlier runs on what this one
+    leaves out stay in the report while they hold (merge.py).
     Raises ConfigError for precisions without limits, batches no graph takes, or a bundle with no
     graphs; IntegrityError when a file differs from the manifest.
     """
@@ -77,6 +80,7 @@ def run_parity(
             compared = check_graph(
                 spec, cases, runner, found.candidates, _progress(spec, total, on_event)
             )
+            compared = [audit(bundle, spec, row) for row in compared]
         finally:
             if runner:
                 runner.close()
@@ -92,7 +96,7 @@ def run_parity(
         ", ".join(backends) if live and backends else STORED,
         tuple(batches) if live else (),
         seeds if live else 0,
-        tuple(rows),
+        merge(bundle, rows, asked),
     )
     _write(bundle, report)
     return report
@@ -161,9 +165,10 @@ def _without_paths(bundle: Bundle, row: Row) -> Row:
 
 
 def _write(bundle: Bundle, report: ParityReport) -> None:
-    """Both files, then the manifest that lists them."""
-    data = bundle.root / "reports" / "parity.json"
-    text = bundle.root / "reports" / "parity.md"
+    """Both files, then the manifest. Refused when another process wrote meanwhile."""
+    bundle.check_current()
+    data = bundle.root / REPORT
+    text = data.with_suffix(".md")
     write_json(data, report.as_dict())
     write_text(text, render_markdown(report))
     for path in (data, text):

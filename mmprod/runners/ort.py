@@ -18,6 +18,7 @@ from mmprod.graphs.spec import GraphSpec
 from mmprod.runners.checks import check_inputs, check_outputs
 
 CPU = "CPUExecutionProvider"
+_REDUCED = ("fp16", "bf16")
 _TYPES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
 _ERRORS = (
     state.EPFail,
@@ -38,20 +39,28 @@ class OrtRunner:
     """One graph in an ONNX Runtime session.
 
     `threads`: threads inside an operator, 0 for as many as ONNX Runtime likes. `providers`: in
-    order of preference; each must be in the finished session. Raises IntegrityError for a file that
-    is missing, no ONNX graph or not the graph of `spec`; EnvironmentMissing for a provider.
+    order of preference; each must be in the finished session. `precision`: of the graph, so that
+    `backend` can say where the arithmetic is another. Raises IntegrityError for a file that is
+    missing, no ONNX graph or not the graph of `spec`; EnvironmentMissing for a provider.
     """
 
     spec: GraphSpec
     backend: str
 
     def __init__(
-        self, spec: GraphSpec, path: Path, threads: int = 0, providers: Sequence[str] = (CPU,)
+        self,
+        spec: GraphSpec,
+        path: Path,
+        threads: int = 0,
+        providers: Sequence[str] = (CPU,),
+        precision: str = "fp32",
     ) -> None:
         self.spec = spec
         self.path = path
         self._session: ort.InferenceSession | None = _open(path, threads, providers)
         self.backend = f"onnxruntime {ort.__version__} {'+'.join(self._session.get_providers())}"
+        if precision in _REDUCED and self._session.get_providers() == [CPU]:
+            self.backend += f" (weights in {precision}, arithmetic in fp32 on this CPU)"
         _check_interface(spec, path, self._session)
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
@@ -72,12 +81,30 @@ class OrtRunner:
         self._session = None
 
 
+def run_all(path: Path, names: Sequence[str], inputs: Arrays) -> dict[str, Array]:
+    """These outputs of a graph without a specification, e.g. one that shows its inner tensors.
+
+    Nothing is optimized. Raises IntegrityError when the graph cannot be loaded or run.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(path, options, providers=[CPU])
+        return dict(zip(names, session.run(list(names), dict(inputs)), strict=True))
+    except _ERRORS as error:
+        raise IntegrityError(
+            f"{path.name} failed in ONNX Runtime: {_first_line(error)}",
+            hint="mmprod doctor shows the version of ONNX Runtime",
+        ) from error
+
+
 def _open(path: Path, threads: int, providers: Sequence[str]) -> ort.InferenceSession:
     """A session on exactly these providers."""
     missing = [p for p in providers if p not in ort.get_available_providers()]
     if missing:
         raise EnvironmentMissing(
-            f"this ONNX Runtime has no {missing[0]}", hint="pip install 'mmprod[gpu]'"
+            f"this ONNX Runtime has no {missing[0]}", hint="a GPU needs onnxruntime-gpu instead"
         )
     if not path.is_file():
         raise IntegrityError(f"{path} is missing", hint="mmprod export RUN writes the graphs")

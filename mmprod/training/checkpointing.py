@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,9 +64,23 @@ class Identity:
     config: str
     """SHA-256 of the resolved configuration"""
     data: str
-    """fingerprint of the data set"""
+    """what the stage learns from: hash of the data set, for fusion of the codec too"""
+    tokenizer: str
+    """SHA-256 of tokenizer.json"""
     backend: str
     world: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A step folder whose hashes and identity were checked, to go on from."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def progress(self) -> Progress:
+        return Progress.of(self.manifest["progress"])
 
 
 @dataclass(frozen=True)
@@ -105,46 +118,64 @@ def save_checkpoint(
         write_text(path.parent / layout.LATEST, path.name + "\n")
         if progress.best_step == progress.step:
             write_text(path.parent / layout.BEST, path.name + "\n")
-        _prune(folder, keep)
+        _prune(folder, keep, path)
     barrier(world)
     return path
 
 
-def load_checkpoint(
-    trained: Trained, folder: Path, identity: Identity, resume: str
-) -> Progress | None:
-    """Restore a step.
+def find_checkpoint(
+    world: World, folder: Path, identity: Identity, resume: str
+) -> Checkpoint | None:
+    """The step to go on from. Changes nothing. Collective.
 
-    `resume`: "auto" (the newest whole one), "never", or the path of a step folder. Collective.
+    `resume`: "auto" (the newest whole one), "never", or the path of a step folder.
 
     None: there is nothing to resume. Raises ConfigError when the checkpoint belongs to another
     job or world size, IntegrityError when there are checkpoints and none is whole.
     """
     if resume == "never":
         return None
-    find: Callable[[], tuple[Path, dict[str, Any]] | None] = lambda: _find(folder, resume)  # noqa: E731
-    found = only_main(trained.world, find)
-    if found is None:
-        return None
-    path, manifest = found
-    _check_identity(path, manifest["identity"], identity)
-    trained.backend.load(path)
-    trained.ema.load(load_file(path / _ema_name(trained)))
+    found = only_main(world, lambda: _find(folder, resume))
+    if found is not None:
+        _check_identity(found.path, found.manifest["identity"], identity)
+    return found
+
+
+def load_checkpoint(trained: Trained, checkpoint: Checkpoint) -> Progress:
+    """Restore backend and averages from what `find_checkpoint` found. Collective."""
+    trained.backend.load(checkpoint.path)
+    trained.ema.load(load_file(checkpoint.path / _ema_name(trained)))
     barrier(trained.world)
-    return Progress.of(manifest["progress"])
+    return checkpoint.progress
 
 
-def _find(folder: Path, resume: str) -> tuple[Path, dict[str, Any]] | None:
+def rewind(folder: Path, checkpoint: Checkpoint) -> None:
+    """Make `checkpoint` the newest step of a stage: what was trained after it is given up."""
+    root, progress = folder / layout.CHECKPOINTS, checkpoint.progress
+    names = {layout.LATEST: layout.step_name(progress.step)}
+    names[layout.BEST] = layout.step_name(progress.best_step)
+    for name, target in names.items():
+        if (root / target).is_dir():
+            write_text(root / name, target + "\n")
+        else:
+            (root / name).unlink(missing_ok=True)
+    for step in reversed(list_steps(folder)):
+        if step.step > progress.step:
+            logger.info("dropping %s: training goes on from step %d", step.path, progress.step)
+            shutil.rmtree(step.path)
+
+
+def _find(folder: Path, resume: str) -> Checkpoint | None:
     if resume != "auto":
         path = Path(resume)
-        return path, verify_step(path)
+        return Checkpoint(path, verify_step(path))
     steps = list_steps(folder)
     latest = pointer(folder / layout.CHECKPOINTS, layout.LATEST)
     newest = next((s.step for s in steps if s.path.name == latest), None)
     candidates = [s for s in reversed(steps) if s.complete and (newest is None or s.step <= newest)]
     for candidate in candidates:
         try:
-            return candidate.path, verify_step(candidate.path)
+            return Checkpoint(candidate.path, verify_step(candidate.path))
         except IntegrityError as error:
             logger.warning("checkpoint is damaged, trying an older one: %s", error.message)
     if candidates:
@@ -206,12 +237,14 @@ def _hash_together(world: World, path: Path) -> list[FileEntry]:
     return sorted((e for part in gather(world, mine) for e in part), key=lambda e: e.path)
 
 
-def _prune(folder: Path, keep: int) -> None:
-    """Keep the newest `keep` complete steps and the best one."""
+def _prune(folder: Path, keep: int, saved: Path) -> None:
+    """Keep the step just saved, the newest `keep` complete steps and the best one."""
     steps = list_steps(folder)
-    kept = {s.path for s in [s for s in steps if s.complete][-keep:]} | {
-        s.path for s in steps if s.best
-    }
+    kept = (
+        {saved}
+        | {s.path for s in [s for s in steps if s.complete][-keep:]}
+        | {s.path for s in steps if s.best}
+    )
     for step in steps:
         if step.path not in kept:
             shutil.rmtree(step.path)

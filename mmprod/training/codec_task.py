@@ -25,6 +25,7 @@ class CodecTask:
     """Trains a codec on the pictures of `train` (see `Task`)."""
 
     name = "codec"
+    learns_buffers = True
 
     def __init__(self, config: Config, train: Split, val: Split, device: torch.device) -> None:
         self._config, self._train, self._val, self._device = config, train, val, device

@@ -23,6 +23,7 @@ from mmprod.errors import IntegrityError
 from mmprod.manifest import FileEntry, read_json, verify_files, write_json
 from mmprod.models.codec import Codec
 from mmprod.training.distributed import World, barrier, only_main
+from mmprod.training.stopping import StopRequest, raise_if_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,12 @@ class CodeSource:
 
 
 def load_or_compute(
-    root: Path, splits: dict[str, Split], source: CodeSource, world: World
+    root: Path, splits: dict[str, Split], source: CodeSource, world: World, stop: StopRequest
 ) -> dict[str, Codes]:
-    """The codes of `splits`, from run/codes where they are valid. Collective."""
+    """The codes of `splits`, from run/codes where they are valid. Collective.
+
+    Raises Preempted when asked to stop while computing.
+    """
     folder = root / layout.CODES
     wanted: dict[str, Any] = {
         "format": FORMAT,
@@ -81,7 +85,8 @@ def load_or_compute(
         logger.info("computing codes of %d pictures", sum(len(split) for split in splits.values()))
         for name, split in splits.items():
             for mirrored in (False, True) if source.mirror else (False,):
-                _compute(_path(folder, name, mirrored), split, source.codec, mirrored, world)
+                path = _path(folder, name, mirrored)
+                _compute(path, split, source.codec, mirrored, world, stop)
         only_main(world, lambda: _write_record(folder, wanted))
     return {
         name: Codes(
@@ -122,7 +127,9 @@ def _write_record(folder: Path, wanted: dict[str, Any]) -> None:
     write_json(folder / "codes.json", {**wanted, "files": files})
 
 
-def _compute(path: Path, split: Split, codec: Codec, mirrored: bool, world: World) -> None:
+def _compute(
+    path: Path, split: Split, codec: Codec, mirrored: bool, world: World, stop: StopRequest
+) -> None:
     """Rank r encodes chunks r, r + world, ... into one shared file.
 
     Until codes.json exists the file counts for nothing.
@@ -137,8 +144,11 @@ def _compute(path: Path, split: Split, codec: Codec, mirrored: bool, world: Worl
 
     only_main(world, create)
     rows = np.lib.format.open_memmap(path, "r+")
-    for start in range(world.rank * CHUNK, len(split), world.size * CHUNK):
-        rows[start : start + CHUNK] = _encode(split, codec, start, mirrored, world)
+    for turn in range(0, len(split), world.size * CHUNK):
+        raise_if_stopped(world, stop, "the codec is trained, its codes are computed anew next time")
+        start = turn + world.rank * CHUNK
+        if start < len(split):
+            rows[start : start + CHUNK] = _encode(split, codec, start, mirrored, world)
     rows.flush()
     barrier(world)
 

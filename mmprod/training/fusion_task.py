@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from mmprod.config.schema import Config, Dims
 from mmprod.data.store import Split
 from mmprod.data.tokenizer import Tokenizer
-from mmprod.errors import ConfigError
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.modules import build_module
 from mmprod.models.codec import Codec
@@ -48,6 +47,7 @@ class FusionTask:
     """Trains the fusion transformer on cached codes (see `Task`)."""
 
     name = "fusion"
+    learns_buffers = False
 
     def __init__(self, config: Config, dims: Dims, data: FusionData, device: torch.device) -> None:
         self._config, self._dims, self._data, self._device = config, dims, data, device
@@ -62,11 +62,6 @@ class FusionTask:
         The caption is drawn anew in each step.
         """
         codes = self._data.train_codes.rows(share.indices)
-        if len(codes) > CONTRAST_GROUP and len(codes) % CONTRAST_GROUP:
-            raise ConfigError(
-                f"fusion_train.batch gives {len(codes)} samples per rank and micro-batch",
-                hint=f"make it a multiple of {CONTRAST_GROUP}, or at most {CONTRAST_GROUP}",
-            )
         if self._config.data.flip:
             mirrored = share.cut(mirror_coins(share)).numpy()
             codes = np.where(

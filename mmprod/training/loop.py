@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,6 +25,7 @@ from mmprod.errors import NumericsError, Preempted
 from mmprod.manifest import atomic_path
 from mmprod.training.backend import Backend
 from mmprod.training.checkpointing import (
+    Checkpoint,
     Identity,
     Progress,
     Trained,
@@ -37,17 +38,23 @@ from mmprod.training.events import Event, Kind, OnEvent, StageResult
 from mmprod.training.metrics import MetricsLog
 from mmprod.training.schedule import learning_rate
 from mmprod.training.shares import Share, Shares, mixed_seed
-from mmprod.training.stopping import StopRequest
+from mmprod.training.stopping import AGAIN, StopRequest
 from mmprod.training.task import Evaluation, Task
 
 logger = logging.getLogger(__name__)
+
+OTHER_JOB = (
+    "train with a lower lr, a longer warmup or precision fp32 into another --out "
+    "(a run folder keeps its configuration)"
+)
 
 
 @dataclass(frozen=True)
 class StageJob:
     """One stage on this rank.
 
-    `eval_model`: a whole copy of the task's model on rank 0, None elsewhere.
+    `eval_model`: a whole copy of the task's model on rank 0, None elsewhere; `start`: the
+    checkpoint to go on from; `stop`: entered by whoever wants the signals to be heard.
     """
 
     task: Task
@@ -57,7 +64,8 @@ class StageJob:
     folder: Path
     identity: Identity
     eval_model: nn.Module | None = None
-    resume: str = "auto"
+    start: Checkpoint | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
     on_event: OnEvent | None = None
 
 
@@ -88,16 +96,15 @@ class _Loop:
 
     def run(self) -> StageResult:
         job, cfg = self.job, self.cfg
-        self.progress = (
-            load_checkpoint(self.trained, job.folder, job.identity, job.resume) or Progress()
-        )
+        if job.start is not None:
+            self.progress = load_checkpoint(self.trained, job.start)
         progress = self.progress
         self._tell("stage", {})
         log = MetricsLog(job.folder, from_step=progress.step, enabled=job.world.is_main)
-        with log, StopRequest() as stop:
+        with log:
             while progress.step < cfg.steps and not self._out_of_patience():
                 started = time.perf_counter()
-                outcome = train_step(job, self.shares, progress.step, stop)
+                outcome = train_step(job, self.shares, progress.step)
                 progress.step += 1
                 self.ema.update(job.backend.weights(), progress.step)
                 progress.meter.add(outcome.figures)
@@ -112,7 +119,7 @@ class _Loop:
                 if outcome.stop and not finished:
                     raise Preempted(
                         f"{job.task.name}: asked to stop; saved at step {progress.step}",
-                        hint="start the same command again: it goes on from there",
+                        hint=AGAIN,
                     )
         return StageResult(job.task.name, progress.step, progress.best_step, progress.best_metrics)
 
@@ -141,7 +148,7 @@ class _Loop:
             raise NumericsError(
                 f"{job.task.name}: {', '.join(broken)} of the evaluation at step {progress.step} "
                 "is NaN or infinite",
-                hint="lower lr, or resume from an older step",
+                hint=f"{OTHER_JOB}; or resume from an older step, see mmprod ckpt ls",
             )
         value = job.task.better(metrics)
         improved = progress.best is None or value > progress.best
@@ -186,7 +193,7 @@ class _Loop:
             )
 
 
-def train_step(job: StageJob, shares: Shares, step: int, stop: StopRequest) -> StepOutcome:
+def train_step(job: StageJob, shares: Shares, step: int) -> StepOutcome:
     """One optimizer step on the `step`-th global batch.
 
     The state after it is a function of the state before and `step`.
@@ -204,7 +211,7 @@ def train_step(job: StageJob, shares: Shares, step: int, stop: StopRequest) -> S
     values = torch.stack(list(sums.values())).tolist()
     sick = not all(math.isfinite(value) for value in values)
     *totals, sick_ranks, stopping = add_over_ranks(
-        job.world, [*values, float(sick), float(bool(stop.received))]
+        job.world, [*values, float(sick), float(bool(job.stop.received))]
     )
     if sick_ranks:
         _raise_numerics(job, step, parts if sick else [], "loss")
@@ -224,7 +231,7 @@ def _raise_numerics(job: StageJob, step: int, parts: list[Share], what: str) -> 
     shown = ", ".join(keys[:16]) + (f" and {len(keys) - 16} more" if len(keys) > 16 else "")
     raise NumericsError(
         f"{job.task.name}: the {what} is NaN or infinite at step {step + 1}; samples: {shown}",
-        hint="look at these samples; or lower lr, raise warmup or use precision fp32",
+        hint=f"look at these samples; or {OTHER_JOB}",
     )
 
 

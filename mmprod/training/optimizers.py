@@ -8,11 +8,16 @@ Muon on one process and AdamW under DeepSpeed.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 
 from mmprod.config.schema import TrainConfig
+from mmprod.errors import ConfigError
 from mmprod.training.backend import parameter_groups
+
+logger = logging.getLogger(__name__)
 
 SMALLEST_SIDE = 32
 """a linear map with a side below this is no hidden matrix and stays with AdamW"""
@@ -22,8 +27,10 @@ MOMENTUM = 0.95
 def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Optimizer]:
     """The optimizers of one process, to be stepped together; one learning rate serves both (updates
     of equal RMS).
+
+    Raises ConfigError when Muon is asked for and has nothing to move.
     """
-    hidden = hidden_matrices(model) if cfg.optimizer in ("auto", "muon") else []
+    hidden = _for_muon(model, cfg.optimizer) if cfg.optimizer in ("auto", "muon") else []
     taken = {id(p) for p in hidden}
     groups = [
         {**group, "params": [p for p in group["params"] if id(p) not in taken]}
@@ -44,6 +51,21 @@ def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Opt
             )
         )
     return optimizers
+
+
+def _for_muon(model: nn.Module, asked: str) -> list[torch.Tensor]:
+    hidden = hidden_matrices(model)
+    if asked == "muon" and not hidden:
+        raise ConfigError(
+            "optimizer = muon: this model has no linear layer with both sides of at least "
+            f"{SMALLEST_SIDE}, so muon would move nothing",
+            hint='set optimizer = "adamw", or "auto", which takes muon where it has a use',
+        )
+    matrices = sum(p.requires_grad and p.ndim >= 2 for p in model.parameters())
+    logger.info(
+        "optimizer %s: muon moves %d of %d matrices, adamw the rest", asked, len(hidden), matrices
+    )
+    return hidden
 
 
 def hidden_matrices(model: nn.Module) -> list[torch.Tensor]:

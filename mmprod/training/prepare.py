@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mmprod.checkpoint import layout
 from mmprod.config.keys import flatten
 from mmprod.config.load import load_config, to_toml
 from mmprod.config.schema import Config, Dims
-from mmprod.data.store import MANIFEST, Split, data_fingerprint, open_split, read_manifest
+from mmprod.data.store import (
+    MANIFEST,
+    Split,
+    data_fingerprint,
+    open_split,
+    read_manifest,
+    verify_data,
+)
 from mmprod.data.tokenizer import Tokenizer, train_tokenizer
 from mmprod.errors import ConfigError
-from mmprod.manifest import sha256_bytes, write_text
+from mmprod.manifest import sha256_bytes, sha256_file, write_text
 from mmprod.training.distributed import World, only_main
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
+SHOWN = 5
+"""samples that an error names"""
+CHUNK = 1024
+"""samples whose captions are looked at together"""
 
 
 @dataclass(frozen=True)
@@ -32,20 +47,22 @@ class Prepared:
     splits: dict[str, Split]
     data: str
     fingerprint: str
+    tokenizer_sha256: str
 
     @property
     def config_sha256(self) -> str:
         return sha256_bytes(self.config.model_dump_json().encode())
 
 
-def prepare(config: Config, root: Path, world: World) -> Prepared:
-    """Make or check the run folder; rank 0 writes, all ranks open.
+def prepare(config: Config, root: Path, world: World, stages: Sequence[str]) -> Prepared:
+    """Make or check the run folder for `stages`; rank 0 writes and checks hashes, all ranks open.
 
     Raises ConfigError, IntegrityError.
     """
     only_main(world, lambda: _claim(config, root))
     data = only_main(world, lambda: _data(config, root))
     folder = root / data
+    only_main(world, lambda: _verify(folder))
     splits = {name: open_split(folder, name) for name in SPLITS}
     if splits["train"].size != config.data.image_size:
         raise ConfigError(
@@ -58,10 +75,13 @@ def prepare(config: Config, root: Path, world: World) -> Prepared:
             raise ConfigError(
                 f"the split {name} of {folder} is empty", hint="prepare more pictures"
             )
+    if "fusion" in stages:
+        only_main(world, lambda: check_captions(splits, config.data.languages))
     only_main(world, lambda: _tokenizer(config, root, splits["train"]))
     tokenizer = Tokenizer.load(root / layout.TOKENIZER)
     dims = Dims.of(config, tokenizer.vocab_size)
-    return Prepared(root, config, dims, tokenizer, splits, data, data_fingerprint(folder))
+    hashes = data_fingerprint(folder), sha256_file(root / layout.TOKENIZER)
+    return Prepared(root, config, dims, tokenizer, splits, data, *hashes)
 
 
 def all_splits(prepared: Prepared) -> dict[str, Split]:
@@ -101,12 +121,71 @@ def _data(config: Config, root: Path) -> str:
     """
     source = Path(config.data.path) if config.data.path else None
     if source is not None and (source / MANIFEST).is_file():
+        _check_source(config, source)
         return str(source.resolve())
     own = root / layout.DATA
     if not (own / MANIFEST).is_file():
         logger.info("preparing data (%s) in %s", config.data.source, own)
         _prepare_data(config, source, own)
     return layout.DATA
+
+
+def _check_source(config: Config, folder: Path) -> None:
+    """A prepared data set is taken as it is, so data.source must not say something else."""
+    source = read_manifest(folder)["source"]
+    if source != config.data.source:
+        raise ConfigError(
+            f"data.path {folder} holds a data set made from {source}, "
+            f"data.source is {config.data.source}",
+            hint=f"-o data.source={source}, or leave data.path empty to make the data anew",
+        )
+    logger.info("data.path is prepared: data.count, seed and caption_variants have no effect")
+
+
+def _verify(folder: Path) -> None:
+    logger.info("checking the hashes of %s", folder)
+    verify_data(folder)
+
+
+def check_captions(splits: dict[str, Split], languages: Sequence[str]) -> None:
+    """Refuse what the fusion stage cannot learn from before anything trains.
+
+    Raises ConfigError for a language that no training sample has, and for samples without a
+    caption in any of `languages`.
+    """
+    hint = "choose data.languages that the data has (see mmprod data stats) with another --out"
+    absent = [x for x in languages if next(splits["train"].all_captions((x,)), None) is None]
+    if absent:
+        raise ConfigError(f"no training sample has a caption in {', '.join(absent)}", hint=hint)
+    silent = {name: _without_caption(split, languages) for name, split in splits.items()}
+    count = sum(len(indices) for indices in silent.values())
+    if count:
+        shown = "; ".join(
+            f"{name}: {', '.join(splits[name].keys(np.array(indices[:SHOWN])))}"
+            for name, indices in silent.items()
+            if indices
+        )
+        raise ConfigError(
+            f"{count} samples have no caption in {', '.join(languages)}, among them {shown}",
+            hint=f"{hint}; or write captions; or train the codec only (--model codec)",
+        )
+
+
+def _without_caption(split: Split, languages: Sequence[str]) -> list[int]:
+    found = []
+    for start in range(0, len(split), CHUNK):
+        part = np.arange(start, min(start + CHUNK, len(split)))
+        if not _all_have(split, languages, part):
+            found += [int(i) for i in part if not _all_have(split, languages, np.array([i]))]
+    return found
+
+
+def _all_have(split: Split, languages: Sequence[str], indices: NDArray[np.int64]) -> bool:
+    try:
+        split.captions(indices, languages, 0)
+    except ConfigError:  # what it raises at the first sample without a caption
+        return False
+    return True
 
 
 def _prepare_data(config: Config, source: Path | None, out: Path) -> None:

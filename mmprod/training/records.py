@@ -36,7 +36,7 @@ def read_stage(folder: Path) -> dict[str, Any] | None:
 
 def stage_source(prepared: Prepared, stage: str) -> str:
     """What the stage learns from, as one hash: the data set; for the fusion stage also the codec's
-    weights.
+    weights and the tokenizer.
     """
     if stage == "codec":
         return prepared.fingerprint
@@ -46,7 +46,8 @@ def stage_source(prepared: Prepared, stage: str) -> str:
             f"{prepared.root} holds no trained codec, which the fusion stage needs",
             hint="train it first: --model codec, or --model all",
         )
-    return sha256_bytes(f"{prepared.fingerprint}/{record['weights']['sha256']}".encode())
+    parts = (prepared.fingerprint, record["weights"]["sha256"], prepared.tokenizer_sha256)
+    return sha256_bytes("/".join(parts).encode())
 
 
 def finish_stage(prepared: Prepared, result: StageResult) -> None:

@@ -15,24 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from mmprod.checkpoint import STAGES, layout
 from mmprod.checkpoint.models import load_weights
 from mmprod.config.schema import Config, TrainConfig
 from mmprod.errors import ConfigError, EnvironmentMissing, IntegrityError
 from mmprod.models.codec import build_codec
+from mmprod.models.fusion_loss import CONTRAST_GROUP
 from mmprod.training.backend import Backend
-from mmprod.training.checkpointing import Identity
+from mmprod.training.checkpointing import Identity, find_checkpoint, rewind
 from mmprod.training.codec_task import CodecTask
 from mmprod.training.codes import Codes, CodeSource, load_or_compute
 from mmprod.training.deepspeed_config import Json, read_deepspeed, resolve
 from mmprod.training.distributed import World, join, only_main
 from mmprod.training.events import Event, OnEvent, StageResult, TrainResult
 from mmprod.training.fusion_task import FusionData, FusionTask
+from mmprod.training.init_from import start_from
 from mmprod.training.loop import StageJob, train_stage
 from mmprod.training.prepare import Prepared, all_splits, prepare
 from mmprod.training.records import finish_run, finish_stage, read_stage, stage_source
+from mmprod.training.stopping import StopRequest, raise_if_stopped
 from mmprod.training.task import Task
 from mmprod.training.torch_backend import TorchBackend
 
@@ -46,6 +48,7 @@ class _Order:
     deepspeed: Json | None
     resume: str
     on_event: OnEvent | None
+    stop: StopRequest
 
 
 def train(
@@ -67,15 +70,36 @@ def train(
     _check_request(stages, resume)
     raw = read_deepspeed(deepspeed) if deepspeed is not None else None
     world = join(group=raw is not None)
-    order = _Order(raw, resume, on_event)
-    prepared = prepare(config, root, world)
+    if "fusion" in stages:
+        check_groups(config.fusion_train, raw, world.size)
     results: dict[str, StageResult] = {}
-    for stage in [name for name in STAGES if name in stages]:
-        results[stage] = _finished(prepared, stage, order, world) or _train_one(
-            prepared, stage, order, world
-        )
-    only_main(world, lambda: finish_run(prepared))
+    with StopRequest() as stop:
+        order = _Order(raw, resume, on_event, stop)
+        prepared = prepare(config, root, world, stages)
+        for stage in [name for name in STAGES if name in stages]:
+            raise_if_stopped(world, stop, f"finished: {', '.join(results) or 'the data set'}")
+            results[stage] = _finished(prepared, stage, order, world) or _train_one(
+                prepared, stage, order, world
+            )
+        only_main(world, lambda: finish_run(prepared))
     return TrainResult(root, results)
+
+
+def check_groups(cfg: TrainConfig, deepspeed: Json | None, world: int) -> None:
+    """The contrastive loss compares samples in fixed groups, so a micro-batch must hold whole ones.
+
+    Raises ConfigError with the numbers.
+    """
+    accumulation = resolve(deepspeed, cfg, world).accumulation if deepspeed is not None else 1
+    parts = world * accumulation
+    samples = cfg.batch // parts
+    if samples % CONTRAST_GROUP and not (parts == 1 and samples < CONTRAST_GROUP):
+        raise ConfigError(
+            f"fusion_train.batch {cfg.batch} on {world} processes x {accumulation} micro-batches "
+            f"gives {samples} samples each, and the contrastive loss needs whole groups of "
+            f"{CONTRAST_GROUP}",
+            hint=f"make fusion_train.batch a multiple of {CONTRAST_GROUP * parts}",
+        )
 
 
 def _check_request(stages: Sequence[str], resume: str) -> None:
@@ -103,7 +127,8 @@ def _finished(prepared: Prepared, stage: str, order: _Order, world: World) -> St
     source = only_main(world, lambda: stage_source(prepared, stage))
     if record["config_sha256"] != prepared.config_sha256 or record["source"] != source:
         raise IntegrityError(
-            f"{prepared.root / stage} was trained with another configuration, data set or codec",
+            f"{prepared.root / stage} was trained with another configuration, data set, tokenizer "
+            "or codec",
             hint=f"restore what changed, or train it anew: --model {stage} --resume never",
         )
     result = StageResult(
@@ -120,25 +145,45 @@ def _resumes(resume: str, stage: str) -> bool:
 
 
 def _train_one(prepared: Prepared, stage: str, order: _Order, world: World) -> StageResult:
+    """Everything that can be refused is built and checked before an earlier result is touched."""
     folder = prepared.root / stage
-    if order.resume == "never":
-        only_main(world, lambda: _clear(folder))
-    only_main(world, lambda: _unfinish(prepared.root, stage))
     cfg: TrainConfig = getattr(prepared.config, f"{stage}_train")
-    task = _build_task(prepared, stage, cfg, world)
+    task = _build_task(prepared, stage, order.stop, world)
     if cfg.init_from:
-        _start_from(task, Path(cfg.init_from))
+        start_from(task, Path(cfg.init_from))
     eval_model = copy.deepcopy(task.model).to(world.device).eval() if world.is_main else None
     backend = build_backend(task, cfg, order.deepspeed, world)
     source = only_main(world, lambda: stage_source(prepared, stage))
-    identity = Identity(stage, prepared.config_sha256, source, backend.identity, world.size)
-    resume = (
-        order.resume
-        if order.resume in ("auto", "never") or _resumes(order.resume, stage)
-        else "auto"
+    identity = Identity(
+        stage=stage,
+        config=prepared.config_sha256,
+        data=source,
+        tokenizer=prepared.tokenizer_sha256,
+        backend=backend.identity,
+        world=world.size,
     )
-    job = StageJob(task, backend, world, cfg, folder, identity, eval_model, resume, order.on_event)
-    result = train_stage(job)
+    named = _resumes(order.resume, stage)
+    resume = order.resume if named or order.resume == "never" else "auto"
+    start = find_checkpoint(world, folder, identity, resume)
+    if resume == "never":
+        only_main(world, lambda: _clear(folder))
+    only_main(world, lambda: _unfinish(prepared.root, stage))
+    if named and start is not None:
+        only_main(world, lambda: rewind(folder, start))
+    result = train_stage(
+        StageJob(
+            task=task,
+            backend=backend,
+            world=world,
+            cfg=cfg,
+            folder=folder,
+            identity=identity,
+            eval_model=eval_model,
+            start=start,
+            stop=order.stop,
+            on_event=order.on_event,
+        )
+    )
     only_main(world, lambda: finish_stage(prepared, result))
     return result
 
@@ -160,18 +205,19 @@ def _unfinish(root: Path, stage: str) -> None:
     (root / stage / layout.STAGE).unlink(missing_ok=True)
 
 
-def _build_task(prepared: Prepared, stage: str, cfg: TrainConfig, world: World) -> Task:
+def _build_task(prepared: Prepared, stage: str, stop: StopRequest, world: World) -> Task:
     """The stage's task with fresh weights: a function of the seed, the same on all ranks."""
     config, splits = prepared.config, prepared.splits
+    cfg: TrainConfig = getattr(config, f"{stage}_train")
     with torch.random.fork_rng():
         torch.manual_seed(cfg.seed)
         if stage == "codec":
             return CodecTask(config, splits["train"], splits["val"], world.device)
-        data = _fusion_data(prepared, world)
+        data = _fusion_data(prepared, stop, world)
         return FusionTask(config, prepared.dims, data, world.device)
 
 
-def _fusion_data(prepared: Prepared, world: World) -> FusionData:
+def _fusion_data(prepared: Prepared, stop: StopRequest, world: World) -> FusionData:
     record = only_main(world, lambda: read_stage(prepared.root / "codec"))
     if record is None:
         raise ConfigError(
@@ -184,36 +230,13 @@ def _fusion_data(prepared: Prepared, world: World) -> FusionData:
     source = CodeSource(
         codec, record["weights"]["sha256"], prepared.fingerprint, prepared.config.data.flip
     )
-    codes: dict[str, Codes] = load_or_compute(prepared.root, all_splits(prepared), source, world)
+    codes: dict[str, Codes] = load_or_compute(
+        prepared.root, all_splits(prepared), source, world, stop
+    )
     splits = prepared.splits
     return FusionData(
         splits["train"], splits["val"], codes["train"], codes["val"], prepared.tokenizer, codec
     )
-
-
-def _start_from(task: Task, path: Path) -> None:
-    """Load the tensors that match in name and shape; log the rest.
-
-    Raises ConfigError when none does.
-    """
-    if not path.is_file():
-        raise ConfigError(
-            f"init_from: {path} does not exist", hint="give a model.safetensors, or leave it empty"
-        )
-    own, given = task.core(task.model).state_dict(), load_file(path)
-    matching = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    if not matching:
-        raise ConfigError(
-            f"init_from: no tensor of {path} fits this model", hint="give weights of the same model"
-        )
-    task.core(task.model).load_state_dict(matching, strict=False)
-    logger.info("init_from: %d of %d tensors taken from %s", len(matching), len(own), path)
-    for what, names in (
-        ("kept fresh", own.keys() - matching.keys()),
-        ("not used", given.keys() - matching.keys()),
-    ):
-        if names:
-            logger.warning("init_from: %s: %s", what, ", ".join(sorted(names)))
 
 
 def build_backend(task: Task, cfg: TrainConfig, deepspeed: Json | None, world: World) -> Backend:

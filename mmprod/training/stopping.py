@@ -1,4 +1,7 @@
-"""SIGTERM and SIGUSR1, which schedulers send before they take a machine back, as a flag."""
+"""SIGTERM and SIGUSR1, which schedulers send before they take a machine back, as a flag.
+
+One `StopRequest` lasts as long as the whole training, so that no phase of it swallows a signal.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,10 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from mmprod.errors import Preempted
+from mmprod.training.distributed import World, add_over_ranks
+
+AGAIN = "start the same command again: it goes on from there"
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -38,3 +45,13 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
+
+
+def raise_if_stopped(world: World, stop: StopRequest, state: str) -> None:
+    """Raise Preempted on all ranks when any of them was asked to stop. Collective.
+
+    `state`: what is saved at this point, for the message.
+    """
+    (asked,) = add_over_ranks(world, [float(bool(stop.received))])
+    if asked:
+        raise Preempted(f"asked to stop; {state}", hint=AGAIN)

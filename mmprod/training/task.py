@@ -26,6 +26,8 @@ class Task(Protocol):
     name: str
     model: nn.Module
     """what the backend owns; model(*batch) -> scalar losses by name, `loss` among them"""
+    learns_buffers: bool
+    """whether its buffers are learned (a codebook), not taken from what was trained before"""
     size: int
     """samples in the training split"""
     weights: npt.NDArray[np.float64] | None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 from pathlib import Path
 
 import pytest
 
-from mmprod.bundle import Bundle, create_bundle, open_bundle, remove_bundle
+from mmprod.bundle import Bundle, Place, create_bundle, open_bundle
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.errors import ConfigError, IntegrityError
 from mmprod.manifest import sha256_bytes
@@ -63,9 +65,10 @@ def test_round_trip(bundle: Bundle) -> None:
     assert opened.artefacts("engine", "codec_encode", "fp32") == []
 
 
-def test_an_empty_bundle_is_one_at_once(tmp_path: Path) -> None:
+def test_a_bundle_without_graphs_is_refused(tmp_path: Path) -> None:
     create_bundle(tmp_path, name="e", dims=DIMS, sampler=SAMPLER, provenance={})
-    assert open_bundle(tmp_path).artefacts() == []
+    with pytest.raises(IntegrityError, match="never finished"):
+        open_bundle(tmp_path)
 
 
 def test_create_refuses_a_folder_with_content(tmp_path: Path) -> None:
@@ -277,11 +280,84 @@ def test_an_interrupted_write_is_refused(bundle: Bundle) -> None:
         open_bundle(bundle.root)
 
 
-def test_remove_bundle_removes_bundles_only(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_later_of_two_handles_is_refused_and_harms_nothing(bundle: Bundle) -> None:
+    one, two = open_bundle(bundle.root), open_bundle(bundle.root)
+    one.put_summary("parity", {"ok": False})
+    one.save()
+    one.save()
+    two.put_summary("parity", {"ok": True})
+    for act in (two.check_current, two.save):
+        with pytest.raises(IntegrityError, match="another process"):
+            act()
+    assert open_bundle(bundle.root).summaries == {"parity": {"ok": False}}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_place_is_filled_at_once_or_not_at_all(tmp_path: Path) -> None:
+    place = Place(tmp_path / "deep" / "b")
+    with pytest.raises(KeyError), place.staged() as folder:
+        (folder / "half").write_text("x")
+        raise KeyError
+    assert names(tmp_path / "deep") == set()
+    with place.staged() as folder:
+        (folder / "whole").write_text("x")
+        assert not place.root.exists()
+    assert names(tmp_path / "deep") == {"b"}
+    assert names(place.root) == {"whole"}
+
+
+def test_replacing_keeps_the_old_bundle_until_the_new_one_is_whole(bundle: Bundle) -> None:
+    place = Place(bundle.root, replace=True)
+    with pytest.raises(KeyError), place.staged():
+        raise KeyError
+    open_bundle(bundle.root)
+    with place.staged() as folder:
+        (folder / "new").write_text("x")
+        open_bundle(bundle.root)
+    assert names(bundle.root) == {"new"}
+    assert names(bundle.root.parent) == {"b"}
+
+
+def test_a_folder_with_anything_unlisted_is_never_replaced(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not empty"):
+        Place(bundle.root).check()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "precious.txt").write_text("x")
-    with pytest.raises(ConfigError, match="not a bundle"):
-        remove_bundle(tmp_path / "data")
-    assert (tmp_path / "data" / "precious.txt").exists()
-    remove_bundle(bundle.root)
-    assert not bundle.root.exists()
+    (tmp_path / "link").symlink_to(bundle.root)
+    for name, words in (("data", "not a bundle"), ("link", "no folder")):
+        with pytest.raises(ConfigError, match=words):
+            Place(tmp_path / name, replace=True).check()
+    (bundle.root / "onnx" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"notes\.txt"), Place(bundle.root, True).staged():
+        pytest.fail("it must not come to this")
+    assert (bundle.root / "onnx" / "notes.txt").read_text() == "mine"
+
+
+def test_the_current_folder_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="current folder"), Place(Path()).staged():
+        pytest.fail("it must not come to this")
+
+
+def test_leftovers_of_dead_processes_are_cleared_and_a_moved_bundle_comes_back(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = bundle.root
+    host = re.sub(r"[^A-Za-z0-9]", "_", platform.node())
+    dead, alive, other = (
+        root.parent / f".b.{name}.x"
+        for name in (f"{host}-99999999", f"{host}-{os.getpid()}", "elsewhere-99999999")
+    )
+    for folder in (dead, alive, other):
+        (folder / "new").mkdir(parents=True)
+    root.rename(dead / "old")
+    with pytest.raises(ConfigError, match="not empty"), Place(root).staged():
+        pytest.fail("it must not come to this")
+    open_bundle(root)
+    assert names(root.parent) == {"b", alive.name, other.name}
+    assert "interrupted" in caplog.text

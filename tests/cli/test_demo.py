@@ -84,7 +84,8 @@ def test_whole_line(mmprod: Mmprod, job: Path, tmp_path: Path) -> None:
     assert mmprod("caption", bundle, picture).code == 0
     assert mmprod("parity", "run", bundle).code == 0
     assert mmprod("parity", "run", bundle, "--require-engines").code == 3
-    assert mmprod("parity", "selftest", bundle, "--graph", "codec_decode").code == 0
+    assert mmprod("parity", "selftest", bundle).code == 3
+    assert mmprod("parity", "sabotage", bundle, "--graph", "codec_decode").code == 0
     cached = mmprod("build", bundle, "--trt", "--precision", "fp32", "--target", "sm86", "--json")
     assert all(engine["cached"] for engine in cached.json()["engines"])
     _every_reader_refuses(mmprod, bundle, tmp_path / "copy", picture)
@@ -103,6 +104,7 @@ def _every_reader_refuses(mmprod: Mmprod, bundle: Path, copy: Path, picture: Pat
             ("caption", copy, picture),
             ("parity", "run", copy),
             ("parity", "selftest", copy),
+            ("parity", "sabotage", copy),
             ("build", copy, "--trt", "--precision", "fp32", "--target", "sm86"),
         ):
             assert mmprod(*command).code == 4, command

@@ -67,7 +67,7 @@ def test_version_ranges(version: str, ranges: str, inside: bool) -> None:
 
 def test_requirements_come_from_the_package_itself_with_nested_extras() -> None:
     names = {need.name for need in probes.requirements("train")}
-    assert {"torch", "deepspeed", "datasets", "tokenizers"} <= names
+    assert {"torch", "deepspeed", "pyarrow", "tokenizers"} <= names
     assert "mmprod" not in names
     assert probes.requirements("no-such-extra") == []
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
+from typing import Annotated
 
 import pytest
 import typer
@@ -97,6 +100,36 @@ def test_bug_keeps_its_traceback() -> None:
         app_that(raising(ZeroDivisionError("a bug")))(args=["act"], prog_name="test")
 
 
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOENT, 2), (errno.EISDIR, 2), (errno.EEXIST, 2), (errno.ENOTDIR, 2),
+        (errno.EACCES, 3), (errno.EROFS, 3), (errno.ENOSPC, 3),
+    ],
+)  # fmt: skip
+def test_what_the_system_refuses_is_said_in_words(
+    number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = OSError(number, os.strerror(number), "/some/where.png")
+    assert code_of(app_that(raising(error)), "act", "--json") == code
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["error"]["exit_code"] == code
+    assert f"error: /some/where.png: {os.strerror(number)}\nhint: " in captured.err
+
+
+def test_full_disk_without_a_name_is_said_too(capsys: pytest.CaptureFixture[str]) -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert code_of(app_that(raising(error)), "act") == 3
+    assert "make room" in capsys.readouterr().err
+
+
+def test_a_refusal_that_is_not_about_files_is_a_bug() -> None:
+    with pytest.raises(ConnectionResetError):
+        app_that(raising(ConnectionResetError(errno.ECONNRESET, "reset")))(
+            args=["act"], prog_name="test"
+        )
+
+
 def test_interrupt_is_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of(app_that(raising(KeyboardInterrupt())), "act") == 130
     assert capsys.readouterr().err == "interrupted\n"
@@ -129,6 +162,39 @@ def test_other_ranks_say_it_in_one_line(
 )
 def test_usage_errors_are_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of(app_that(raising(ValueError())), *arguments) == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["other", "--json", "--nope"], "--nope"),
+        (["nothing", "--json"], "nothing"),
+        (["--json"], "--json"),
+        (["other", "--number", "x", "--json"], "--number"),
+        (["inner", "need", "--json"], "THING"),
+    ],
+)
+def test_usage_errors_under_json_are_one_document(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app, inner = app_that(raising(ValueError())), group("inner")
+
+    @command(inner, "need")
+    def need(out: Output, thing: Annotated[str, typer.Argument(metavar="THING")]) -> None:
+        raise ValueError
+
+    app.add_typer(inner, name="inner")
+    assert code_of(app, *arguments) == 2
+    captured = capsys.readouterr()
+    error = json.loads(captured.out)["error"]
+    assert words in error["message"]
+    assert (error["exit_code"], error["hint"].endswith("--help")) == (2, True)
+    assert captured.err
+
+
+def test_a_caption_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(app_that(raising(ValueError())), "other", "--", "--json") == 2
     assert capsys.readouterr().out == ""
 
 

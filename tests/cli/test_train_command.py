@@ -84,7 +84,8 @@ def test_rank_leaves_its_code_only_for_a_launcher_that_asks(
 @pytest.mark.slow
 def test_two_ranks_pass_on_the_exit_code_of_an_error(job: Path, run: Path) -> None:
     result = in_process_of_its_own(
-        "train", "-c", str(job), "--out", str(run), "--nproc", "2", "-o", "codec.channels=16"
+        *("train", "-c", str(job), "--out", str(run), "--model", "codec", "--nproc", "2"),
+        *("-o", "codec.channels=16"),
     )
     assert result.code == 2
     assert "Traceback" not in result.err

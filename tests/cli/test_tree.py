@@ -53,7 +53,8 @@ def test_tree_has_what_the_documentation_promises() -> None:
         "doctor", "demo", "config show", "config validate", "config schema",
         "data prepare avatars", "data prepare folder", "data prepare emoji", "data stats",
         "data verify", "train", "ckpt ls", "ckpt verify", "eval", "export", "build", "parity run",
-        "parity selftest", "bundle inspect", "bundle verify", "generate", "caption",
+        "parity selftest", "parity sabotage", "bundle inspect", "bundle verify", "generate",
+        "caption",
     )  # fmt: skip
     assert sorted(COMMANDS) == sorted(promised)
 

@@ -76,6 +76,21 @@ def test_damaged_run_is_exit_4(mmprod: Mmprod, run: Path, tmp_path: Path) -> Non
     assert "model.safetensors" in result.err
 
 
+def test_places_where_no_picture_can_go_are_refused_before_the_work(
+    mmprod: Mmprod, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+
+    def opened(*arguments: object) -> None:
+        pytest.fail("the model was opened first")
+
+    monkeypatch.setattr("mmprod.cli.use.open_source", opened)
+    for place in ("/proc/nope/x.png", tmp_path, tmp_path / "file" / "x.png"):
+        result = mmprod("generate", run, "x", "--out", place, "--json")
+        assert result.code == 2, place
+        assert result.json()["error"]["hint"]
+
+
 def test_file_that_is_no_picture(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("not a picture", encoding="utf-8")
     for name in ("x.png", "absent.png"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,9 @@ def test_defaults_alone_make_a_configuration(tmp_path: Path) -> None:
     ['a "b" \\c', "tab\tline\nend", "\x00\x1f\x7f", "黑色短发，戴眼镜", "\u2028 é 🙂", "# no"],
 )
 def test_any_text_round_trips(text: str, tmp_path: Path) -> None:
-    config = load_config("tiny").model_copy(update={"name": text})
-    assert load_config(write(tmp_path, to_toml(config))).name == text
+    data = load_config("tiny").data.model_copy(update={"path": text})
+    config = load_config("tiny").model_copy(update={"data": data})
+    assert load_config(write(tmp_path, to_toml(config))).data.path == text
 
 
 def test_any_float_round_trips(tmp_path: Path) -> None:
@@ -219,3 +221,10 @@ def test_installation_without_presets_says_so(
     monkeypatch.setattr(mmprod, "__file__", str(tmp_path / "mmprod" / "__init__.py"))
     with pytest.raises(EnvironmentMissing, match="configurations are missing"):
         configs_dir()
+
+
+@pytest.mark.parametrize("name", ["../../x", "", ".hidden", "a/b", "-x", "a\n", "a b"])
+def test_a_name_that_is_no_plain_file_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"name: .* only letters, digits"):
+        load_config("tiny", [f"name={json.dumps(name)}"])
+    assert load_config("tiny", ["name=a-B.2_x"]).name == "a-B.2_x"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmprod.data.order import epoch_order, global_batch, rank_slice
+from mmprod.data.order import epoch_order, global_batch
 from mmprod.errors import ConfigError
 
 
@@ -32,19 +32,6 @@ def test_a_batch_larger_than_the_data_set_spans_epochs() -> None:
     drawn = global_batch(1, 0, 7, 3)
     assert np.bincount(drawn[:6]).tolist() == [2, 2, 2]
     assert len(drawn) == 7
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_ranks_share_the_batch_exactly(world: int) -> None:
-    batch = global_batch(5, 2, 12, 50)
-    parts = [rank_slice(batch, rank, world) for rank in range(world)]
-    assert (np.concatenate(parts) == batch).all()
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_uneven_batches_lose_nothing() -> None:
-    batch = np.arange(10)
-    assert [len(rank_slice(batch, rank, 4)) for rank in range(4)] == [2, 3, 2, 3]
 
 
 def test_weights_set_how_often_a_sample_occurs() -> None:
@@ -84,5 +71,3 @@ def test_impossible_questions_are_refused() -> None:
         epoch_order(0, 0, 0)
     with pytest.raises(ConfigError):
         global_batch(0, -1, 4, 10)
-    with pytest.raises(ConfigError):
-        rank_slice(np.arange(4), 2, 2)

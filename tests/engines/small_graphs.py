@@ -48,6 +48,17 @@ def matmul(path: Path, precision: str = "fp32") -> GraphSpec:
     return spec("matmul", rows("x", 16), rows("y", 8))
 
 
+def folded(path: Path) -> GraphSpec:
+    """x -> MatMul with the product of two constants -> y."""
+    nodes = [
+        helper.make_node("MatMul", ["w1", "w2"], ["w"], name="constant_product"),
+        helper.make_node("MatMul", ["x", "w"], ["y"], name="product"),
+    ]
+    weights = [_weight("w1", (16, 64), T.FLOAT), _weight("w2", (64, 8), T.FLOAT)]
+    _save(path, nodes, ("x", T.FLOAT, 16), ("y", T.FLOAT, 8), weights)
+    return spec("folded", rows("x", 16), rows("y", 8))
+
+
 def quantized(path: Path, precision: str) -> GraphSpec:
     """x -> Q -> DQ -> MatMul with Q/DQ weights -> y."""
     kind = QUANTIZED[precision]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from mmprod.engines.layers import is_attention, keep, parse_inspector, parse_log, parse_memory
+from mmprod.errors import PrecisionMismatch
 
 
 def tensor(name: str, dims: str, kind: str) -> str:
@@ -48,6 +51,15 @@ def test_kernels_of_a_log() -> None:
     assert [is_attention(kernel) for kernel in (shape, product, attention)] == [False, False, True]
 
 
+def test_a_layer_that_cannot_be_read_is_refused() -> None:
+    good = line("a", "gemm", ("", "", ""), "[ONNX Layer: a]")
+    for bad in ("Name: b, LayerType: gemm, Inputs: half", "b is a gemm"):
+        with pytest.raises(PrecisionMismatch, match="cannot be read.*" + bad):
+            parse_log([f"Layers:\n{good}\n{bad}\n\nI/O Tensors:"])
+    with pytest.raises(PrecisionMismatch, match="only a name"):
+        parse_inspector(json.dumps({"Layers": ["only a name"]}))
+
+
 def test_memory_of_a_log() -> None:
     messages = [
         "Total Host Persistent Memory: 80 bytes",
@@ -78,7 +90,6 @@ def test_kernels_of_an_inspector() -> None:
             "Constants": [{"Name": "w", "Dimensions": [64, 8], "Datatype": "Float"}],
             "Outputs": [],
         },
-        "a layer of which only the name is known",
     ]
     first, second = parse_inspector(json.dumps({"Layers": layers, "Bindings": ["x"]}))
     assert (first.inputs, first.weights, first.outputs) == (("Half",), ("Half",), ("Half",))

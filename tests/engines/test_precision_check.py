@@ -82,8 +82,11 @@ def test_the_kernel_that_multiplies_counts_not_the_one_that_prepares() -> None:
         check("fp16", {"a": "Half"}, prepare, inside)
 
 
-def test_an_operator_without_a_kernel_is_reported() -> None:
-    report = check("fp16", {"a": "Half", "folded": "Half"}, HALF)
+def test_an_operator_without_a_kernel_must_be_a_constant() -> None:
+    operators = {"a": "Half", "folded": "Half"}
+    with pytest.raises(PrecisionMismatch, match=r"names 1 of 2 heavy operators.*folded"):
+        check("fp16", operators, HALF)
+    report = check_engine("fp16", operators, [HALF], tf32=False, label="graph", constant={"folded"})
     assert report.unseen == ("folded",)
 
 

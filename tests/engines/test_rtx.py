@@ -7,11 +7,13 @@ import json
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmprod.engines import rtx
 from mmprod.engines.job import BuildJob, BuildResult, Port
+from mmprod.engines.precision_check import PrecisionReport
 from mmprod.errors import ConfigError, IntegrityError, PrecisionMismatch
 from mmprod.graphs.spec import GraphSpec
 from tests.engines import small_graphs
@@ -57,6 +59,27 @@ def test_an_engine_has_the_precision_that_was_asked_for(
     assert result.memory["weights"] > 0
     named = [node for kernel in result.layers["list"] for node in kernel["nodes"]]
     assert any(node in named for node in ("first", "filter", "body_product", "product"))
+
+
+def test_only_a_product_of_constants_may_go_without_a_kernel(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = small_graphs.job(small_graphs.folded(path), path, "fp32", "sm86")
+    check, told = rtx.check_engine, []
+
+    def without_kernel(*arguments: Any, constant: set[str], **options: Any) -> PrecisionReport:
+        asked, operators, kernels = arguments
+        told.append(constant)
+        bare = [dataclasses.replace(k, nodes=tuple({*k.nodes} - {lost})) for k in kernels]
+        return check(asked, operators, bare, constant=constant, **options)
+
+    monkeypatch.setattr(rtx, "check_engine", without_kernel)
+    lost = "constant_product"
+    assert rtx.build(job).precision["unseen"] == (lost,)
+    lost = "product"
+    with pytest.raises(PrecisionMismatch, match="names 1 of 2 heavy operators"):
+        rtx.build(job)
+    assert told == [{"constant_product"}] * 2
 
 
 def test_weights_of_a_half_engine_are_half_as_large(path: Path) -> None:

@@ -9,14 +9,16 @@ import signal
 import onnx
 import pytest
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from mmprod.errors import ConfigError, EnvironmentMissing
-from mmprod.export.graph_file import finish_graph
+from mmprod.export.graph_file import check_operators, finish_graph
 from mmprod.export.onnx_export import SCOPE, Part, export_part
 from mmprod.export.workers import ExportWorker, export_parts, process_count
 from mmprod.graphs.spec import Dim, GraphSpec
 from mmprod.graphs.spec import Tensor as Port
+from tests.export.small_onnx import graph, node
 
 BATCH = Dim("batch", 1, 2, 8)
 
@@ -108,6 +110,17 @@ def test_an_operator_that_backends_disagree_on_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match="TopK"):
         finish_graph(exported, spec, "fp32")
+
+
+def test_uint8_may_only_be_cast() -> None:
+    pixels = {"x": (TensorProto.UINT8, ["batch", 8])}
+    floats = [node("Cast", "x", "a", to=TensorProto.FLOAT), node("Transpose", "a", "y")]
+    floats.append(node("Shape", "x", "size"))
+    spec = GraphSpec("small", (), (), "")
+    check_operators(graph(floats, {}, pixels), spec)
+    bytes_first = [node("Transpose", "x", "a"), node("Cast", "a", "y", to=TensorProto.FLOAT)]
+    with pytest.raises(ConfigError, match="/a computes with uint8"):
+        check_operators(graph(bytes_first, {}, pixels), spec)
 
 
 def test_a_graph_that_is_not_its_specification_is_a_bug(model: onnx.ModelProto) -> None:

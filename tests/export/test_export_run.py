@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import onnx
 import pytest
 import torch
 
+from mmprod.bundle import Place, open_bundle
 from mmprod.errors import ConfigError
 from mmprod.export import graph_file
 from mmprod.export.graph_file import ALLOWED, save_graph
@@ -189,6 +191,30 @@ def test_an_unknown_precision_is_refused_before_anything_is_made(
             exported.run, exported.models, tmp_path / "b", precisions=("fp32", "fp61"), samples={}
         )
     assert "fp16" in caught.value.hint
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_aborted_export_leaves_things_as_they_were(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    if replace:
+        shutil.copytree(exported.bundle.root, tmp_path / "b")
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmprod.export.pipeline._trace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_run(exported.run, exported.models, Place(tmp_path / "b", replace), samples={})
+    if replace:
+        assert open_bundle(tmp_path / "b").artefacts() == exported.bundle.artefacts()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"] * replace
+
+
+def test_no_precision_is_refused(exported: Exported, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no precision"):
+        export_run(exported.run, exported.models, tmp_path / "b", precisions=(), samples={})
     assert not (tmp_path / "b").exists()
 
 

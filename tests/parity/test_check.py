@@ -286,8 +286,22 @@ def test_a_sampler_that_never_agrees_fails_by_its_ids() -> None:
         return {**decode({"codes": codes}), "codes": codes}
 
     row = judge_painter(other, "fp16")
-    assert row.status == "fail" and row.reason.startswith("codes agreement 0 >= 0.65")
+    assert row.status == "fail" and row.reason.startswith("codes agreement 0 >= 0.7 ")
     assert [output.name for output in row.outputs] == ["pixels", "codes"]
+
+
+def test_a_decoder_that_no_sample_shows_is_no_pass() -> None:
+    """Every sample has one moved draw: the ids are within limits, the pictures are black."""
+
+    def black(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        codes = painted(inputs)["codes"].copy()
+        codes[:, 0] = (codes[:, 0] + 1) % 24
+        return {"pixels": np.zeros((len(codes), 4, 4, 3), np.uint8), "codes": codes}
+
+    row = judge_painter(black, "fp16")
+    assert row.outputs[-1].ok and row.outputs[-1].figures["agreement"] == 0.75
+    assert row.status == "fail"
+    assert row.reason == ("pixels of equal codes: nothing to judge, no sample has equal codes")
 
 
 def test_memory_stays_flat_over_many_cases() -> None:

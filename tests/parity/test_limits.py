@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from mmprod.errors import ConfigError
-from mmprod.parity.compare import FIGURES
+from mmprod.parity.compare import FIGURES, compare
 from mmprod.parity.limits import LIMITS, PRECISIONS, Limit, check, limits_for, limits_table
 from mmprod.parity.measure import measures_of
+from mmprod.parity.render import render_limit
 from tests.parity.toy import SPECS
 
 
@@ -58,8 +60,29 @@ def test_scatter_is_granted_by_the_number_of_samples() -> None:
     assert [floor.at(n) for n in (4, 36, 3600)] == pytest.approx([0.5, 0.7, 0.79])
     assert check(floor, 0.6, 4).ok and not check(floor, 0.6, 36).ok
     assert check(floor, 0.6, 4).limit == pytest.approx(0.5)
+    assert Limit("agreement", ">=", 0.8, "", 1.0, 0.6, 0.7).at(4) == 0.7
+    assert Limit("max_abs", "<=", 0.1, "", 0.0, 0.2, 0.15).at(4) == 0.15
     ceiling = Limit("max_abs", "<=", 0.1, "", 0.0, 0.2)
     assert ceiling.at(4) == pytest.approx(0.2)
+
+
+def test_a_few_samples_excuse_no_sampler_that_draws_something_else() -> None:
+    for role, least in (("codes", 0.7), ("tokens", 0.9)):
+        (limit,) = limits_for(role, "fp16", "sampler")  # type: ignore[arg-type]
+        assert limit.at(1) == least and limit.at(10**6) > least
+        assert f"never below {least:g}" in render_limit(limit)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_vector_of_another_length_is_out_whatever_its_direction(precision: str) -> None:
+    (tensor,) = SPECS["embed_text"].outputs
+    unit = np.full((2, 5), 5**-0.5, np.float32)
+    figures = compare(tensor, unit, 1.5 * unit, "case").figures()
+    checks = {
+        limit.figure: check(limit, figures[limit.figure])
+        for limit in limits_for("embedding", precision, "plain")
+    }
+    assert checks["cosine"].ok and not checks["max_abs"].ok
 
 
 def test_what_has_no_limits_is_refused() -> None:

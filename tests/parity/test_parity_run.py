@@ -308,7 +308,8 @@ def test_progress_is_told(bundle: Bundle) -> None:
 
 
 def test_the_package_needs_neither_torch_nor_onnx_nor_onnxruntime() -> None:
-    names = "run, selftest, sabotage, render, check, candidates, compare, limits, cases, report"
+    names = "run, trials, merge, overflow, sabotage, render, check, candidates, compare, limits, "
+    names += "cases, report"
     code = (
         f"import sys; from mmprod.parity import {names}; "
         "sys.exit(sum(m in sys.modules for m in ('torch', 'onnx', 'onnxruntime')))"

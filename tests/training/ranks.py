@@ -64,16 +64,28 @@ def digest(tensors: dict[str, Any]) -> str:
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(name.encode())
-        total.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+        tensor = tensors[name].detach().cpu().contiguous()
+        exact = tensor.float() if tensor.is_floating_point() else tensor  # numpy has no bf16
+        total.update(exact.numpy().tobytes())
     return total.hexdigest()
 
 
 def report(job: Any, losses: list[float]) -> dict[str, Any]:
-    """What is compared: losses, codebook, averaged weights."""
+    """What is compared: losses, codebook, and weights and averages of the last step.
+
+    Not model.safetensors, which is written only where an evaluation is the best so far. Whole
+    weights on rank 0: a shard of ZeRO-3 ends in padding, which nobody initialises or reads.
+    """
+    from safetensors.torch import load_file
+
+    last = sorted(job.folder.glob("checkpoints/step-*"))[-1]
+    assert int(last.name.removeprefix("step-")) == job.cfg.steps
+    ema = f"ema-{job.world.rank:05d}" if job.backend.sharded else "ema"
     return {
         "losses": losses,
         "buffers": digest(dict(job.task.model.named_buffers())),
-        "weights": hashlib.sha256((job.folder / "model.safetensors").read_bytes()).hexdigest(),
+        "weights": digest(job.backend.gather(job.backend.weights())),
+        "averages": digest(job.backend.gather(load_file(last / f"{ema}.safetensors"))),
     }
 
 
@@ -117,7 +129,8 @@ def stop_after(job: Any, step: int) -> None:
             signal.raise_signal(signal.SIGUSR1)
 
     try:
-        train_stage(replace(job, on_event=note))
+        with job.stop:
+            train_stage(replace(job, on_event=note))
     except Preempted:
         return
     raise AssertionError("the job did not stop")

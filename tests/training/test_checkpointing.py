@@ -10,7 +10,14 @@ import pytest
 
 from mmprod.checkpoint import list_steps, verify_step
 from mmprod.errors import ConfigError, IntegrityError
-from mmprod.training.checkpointing import Progress, Trained, load_checkpoint, save_checkpoint
+from mmprod.training.checkpointing import (
+    Progress,
+    Trained,
+    find_checkpoint,
+    load_checkpoint,
+    rewind,
+    save_checkpoint,
+)
 from mmprod.training.ema import Ema
 from tests.training.tiny import ALONE, make_job, tiny_config
 
@@ -28,7 +35,8 @@ def saved(tmp_path):
 
 def load(saved, resume="auto", **changes):
     job, trained, folder = saved
-    return load_checkpoint(trained, folder, replace(job.identity, **changes), resume)
+    found = find_checkpoint(ALONE, folder, replace(job.identity, **changes), resume)
+    return load_checkpoint(trained, found) if found is not None else None
 
 
 def flip_a_bit(path):
@@ -39,8 +47,7 @@ def flip_a_bit(path):
 
 def test_nothing_to_resume(tmp_path):
     job = make_job(tiny_config(), tmp_path)
-    trained = Trained(job.backend, Ema(job.backend.weights(), 0.9), ALONE)
-    assert load_checkpoint(trained, tmp_path, job.identity, "auto") is None
+    assert find_checkpoint(ALONE, tmp_path, job.identity, "auto") is None
 
 
 def test_the_newest_and_the_best_are_kept(saved):
@@ -107,6 +114,7 @@ def test_when_all_steps_are_damaged_training_does_not_start_afresh(saved):
         ({"world": 4}, "saved by 1 processes; there are 4 now"),
         ({"config": "other"}, "config"),
         ({"data": "other"}, "data"),
+        ({"tokenizer": "other"}, "tokenizer: saved"),
         ({"backend": "deepspeed zero-3 fp32"}, "backend: saved 'torch'"),
     ],
 )
@@ -145,3 +153,28 @@ def test_an_unknown_format_is_refused(saved):
     (path / "manifest.json").write_text(text.replace('"format": 1', '"format": 9'))
     with pytest.raises(IntegrityError, match="format 9"):
         verify_step(path)
+
+
+def test_the_step_just_saved_is_kept_beside_newer_ones(saved):
+    job, trained, folder = saved
+    shutil.rmtree(folder / "checkpoints" / "step-00000001")
+    (folder / "checkpoints" / "best").unlink()
+    progress = Progress(step=1)
+    path = save_checkpoint(trained, folder, progress, job.identity, keep=2)
+    assert verify_step(path)["progress"]["step"] == 1
+    assert load(saved).step == 1
+
+
+def test_going_on_from_a_named_step_drops_the_newer_ones(saved):
+    job, trained, folder = saved
+    progress = Progress(step=4, best=0.9, best_step=4)
+    save_checkpoint(trained, folder, progress, job.identity, keep=9)
+    named = str(folder / "checkpoints" / "step-00000002")
+    found = find_checkpoint(ALONE, folder, job.identity, named)
+    assert [s.step for s in list_steps(folder)] == [1, 2, 3, 4], "finding must change nothing"
+    rewind(folder, found)
+    assert [(s.step, s.latest, s.best) for s in list_steps(folder)] == [
+        (1, False, True),
+        (2, True, False),
+    ]
+    assert load(saved).step == 2

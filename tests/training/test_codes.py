@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from mmprod.errors import Preempted
 from mmprod.training.codes import CHUNK, CodeSource, load_or_compute
+from mmprod.training.stopping import StopRequest
 from tests.training.tiny import ALONE, MadeUp, codec_task, tiny_config
 
 
@@ -25,7 +27,7 @@ def splits():
 
 def compute(root, splits, codec, **changes):
     source = CodeSource(codec, **({"weights": "w", "data": "d", "mirror": False} | changes))
-    return load_or_compute(root, splits, source, ALONE)
+    return load_or_compute(root, splits, source, ALONE, StopRequest())
 
 
 def test_codes_are_what_the_codec_gives(tmp_path, codec, splits):
@@ -87,3 +89,13 @@ def test_damaged_codes_are_computed_again(tmp_path, codec, splits, cached, damag
     codes = compute(tmp_path, splits, codec)
     assert not was_kept(cached)
     np.testing.assert_array_equal(codes["train"].plain, before)
+
+
+def test_a_stop_while_computing_leaves_no_record(tmp_path, codec, splits):
+    stop = StopRequest()
+    stop.received = "SIGTERM"
+    source = CodeSource(codec, "w", "d", False)
+    with pytest.raises(Preempted, match="codes"):
+        load_or_compute(tmp_path, splits, source, ALONE, stop)
+    assert not (tmp_path / "codes" / "codes.json").exists()
+    assert len(load_or_compute(tmp_path, splits, source, ALONE, StopRequest())["train"].plain) == 70

@@ -156,6 +156,7 @@ def test_nan_stops_before_the_update_and_names_step_and_samples(tmp_path, where)
     indices = Shares(0, 16, 0, 1).of(5, 64, None)[0].indices
     assert f"made-up-{indices[0]}" in caught.value.message
     assert caught.value.exit_code == 7
+    assert "another --out" in caught.value.hint
     for name, parameter in job.task.model.named_parameters():
         assert torch.equal(parameter, task.before[name]), name
     names = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
@@ -168,8 +169,9 @@ def test_a_signal_saves_and_asks_to_come_back(tmp_path):
             signal.raise_signal(signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Preempted, match="saved at step 3") as caught:
-        train_stage(make_job(tiny_config(), tmp_path, on_event=stop))
+    job = make_job(tiny_config(), tmp_path, on_event=stop)
+    with pytest.raises(Preempted, match="saved at step 3") as caught, job.stop:
+        train_stage(job)
     assert caught.value.exit_code == 75
     assert signal.getsignal(signal.SIGTERM) == before
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000003\n"
@@ -210,8 +212,9 @@ def test_patience_stops_early_and_the_best_weights_are_kept(tmp_path):
 
 def test_an_evaluation_that_is_not_finite_is_an_error(tmp_path):
     job = make_job(tiny_config(), tmp_path)
-    with pytest.raises(NumericsError, match="psnr of the evaluation at step 4"):
+    with pytest.raises(NumericsError, match="psnr of the evaluation at step 4") as caught:
         train_stage(replace(job, task=Judged(job.task, [math.nan])))
+    assert "another --out" in caught.value.hint
 
 
 def test_the_averages_do_not_leak_into_the_live_weights(tmp_path):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from torch import nn
 
 from mmprod.config.schema import TrainConfig
+from mmprod.errors import ConfigError
 from mmprod.training.backend import parameter_groups
 from mmprod.training.optimizers import build_optimizers
 from mmprod.training.torch_backend import TorchBackend
-from tests.training.tiny import ALONE
+from tests.training.tiny import ALONE, codec_task, tiny_config
 
 
 class Net(nn.Module):
@@ -53,6 +56,20 @@ def test_every_weight_belongs_to_exactly_one_optimizer():
     assert [p for g in muon.param_groups for p in g["params"]] == [model.hidden.weight]
     assert len(build_optimizers(model, config("adamw"))) == 1
     assert len(build_optimizers(model, config("auto"))) == 2
+
+
+def test_muon_with_nothing_to_move_is_refused():
+    codec = codec_task(tiny_config()).model
+    with pytest.raises(ConfigError, match="muon would move nothing") as caught:
+        build_optimizers(codec, config("muon"))
+    assert "adamw" in caught.value.hint
+    assert len(build_optimizers(codec, config("auto"))) == 1
+
+
+def test_the_log_says_how_many_matrices_muon_moves(caplog):
+    caplog.set_level(logging.INFO)
+    build_optimizers(Net(), config("auto"))
+    assert "muon moves 1 of 3 matrices" in caplog.text
 
 
 def test_vectors_do_not_decay():

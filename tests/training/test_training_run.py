@@ -144,7 +144,9 @@ def test_a_new_codec_makes_the_old_fusion_model_stale(finished, tmp_path):
     save_file({name: t * 0.5 if t.is_floating_point() else t for name, t in weights.items()}, start)
     train(config, root, stages=("codec",), resume="never")
     assert set(open_run(root).stages) == {"codec"}
-    with pytest.raises(IntegrityError, match="another configuration, data set or codec") as caught:
+    with pytest.raises(
+        IntegrityError, match="another configuration, data set, tokenizer or codec"
+    ) as caught:
         train(config, root)
     assert "--resume never" in caught.value.hint
     result = train(config, root, stages=("fusion",), resume="never")

@@ -10,7 +10,7 @@ import torch
 
 from mmprod.config.schema import CodecConfig, Config, DataConfig, Dims, FusionConfig, TrainConfig
 from mmprod.data.tokenizer import train_tokenizer
-from mmprod.training.checkpointing import Identity
+from mmprod.training.checkpointing import Identity, find_checkpoint
 from mmprod.training.codec_task import CodecTask
 from mmprod.training.codes import Codes
 from mmprod.training.distributed import World
@@ -115,7 +115,8 @@ def make_job(
     cfg = config.codec_train if stage == "codec" else config.fusion_train
     eval_model = copy.deepcopy(task.model).eval() if world.is_main else None
     backend = build_backend(task, cfg, copy.deepcopy(deepspeed), world)
-    identity = Identity(stage, "config", "data", backend.identity, world.size)
+    identity = Identity(stage, "config", "data", "tokenizer", backend.identity, world.size)
+    start = find_checkpoint(world, folder, identity, resume)
     return StageJob(
-        task, backend, world, cfg, folder, identity, eval_model, resume=resume, on_event=on_event
+        task, backend, world, cfg, folder, identity, eval_model, start=start, on_event=on_event
     )

@@ -1,0 +1,106 @@
+"""Whether the graphs of a bundle agree with PyTorch, and the gate that stands before engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mmprod.cli.output import Output, shown
+from mmprod.cli.progress import parity_tick, progress
+from mmprod.cli.source import torch_runners
+from mmprod.errors import ConfigError, EnvironmentMissing, ParityFailed
+
+if TYPE_CHECKING:
+    from mmprod.bundle import Bundle
+    from mmprod.checkpoint import Run
+    from mmprod.parity.report import ParityReport
+
+BATCHES = (1, 3, 8)
+SEEDS = 2
+
+Pair = tuple[str, str]
+"""graph and precision"""
+
+
+def check(out: Output, bundle: Bundle, run: Run | None) -> ParityReport:
+    """The parity report of a bundle: live against a run, else against the stored outputs."""
+    from mmprod.parity.run import run_parity
+
+    runners = torch_runners(run) if run else None
+    reference = (lambda spec: runners(spec.name)) if runners else None
+    with progress(out, parity_tick) as on_event:
+        return run_parity(
+            bundle, reference=reference, batches=BATCHES, seeds=SEEDS, on_event=on_event
+        )
+
+
+def gate(out: Output, bundle: Bundle, precisions: tuple[str, ...]) -> None:
+    """Let only graphs become engines that agree with PyTorch in exactly their present files.
+
+    Verdicts that the bundle holds about these files are used; if one is lacking, the graphs are
+    compared with their stored outputs now. Raises ParityFailed for a graph that disagrees,
+    EnvironmentMissing for one that could not be compared, ConfigError for one that is not there.
+    """
+    wanted = _present_files(bundle, precisions)
+    verdicts = _verdicts(bundle, wanted)
+    if len(verdicts) < len(wanted):
+        out.note("checking the graphs against their stored outputs before building")
+        check(out, bundle, None)
+        verdicts = _verdicts(bundle, wanted)
+    hint = f"see {shown(bundle.root / 'reports' / 'parity.md')}, then export the run again"
+    failed = [
+        f"{' '.join(pair)}: {row['reason']}"
+        for pair, row in verdicts.items()
+        if row["status"] == "fail"
+    ]
+    if failed:
+        text = "no engines were built, these graphs failed parity:\n  " + "\n  ".join(failed)
+        raise ParityFailed(text, hint=hint)
+    unproved = [
+        f"{' '.join(pair)}: {_why(bundle, pair)}" for pair in wanted.keys() - verdicts.keys()
+    ]
+    if unproved:
+        raise EnvironmentMissing(
+            "no engines were built, these graphs could not be compared with PyTorch:\n  "
+            + "\n  ".join(sorted(unproved)),
+            hint="`mmprod doctor` shows what is missing here; else export the run again",
+        )
+
+
+def _present_files(bundle: Bundle, precisions: tuple[str, ...]) -> dict[Pair, dict[str, str]]:
+    """For each graph and precision to build, its files: path and SHA-256. Raises ConfigError."""
+    wanted: dict[Pair, dict[str, str]] = {}
+    for graph in dict.fromkeys(a.graph for a in bundle.artefacts(role="onnx")):
+        for precision in precisions:
+            files = bundle.artefacts(role="onnx", graph=graph, precision=precision)
+            if not files:
+                raise ConfigError(
+                    f"{shown(bundle.root)} has no {graph} in {precision}",
+                    hint=f"mmprod export RUN --precision {precision}",
+                )
+            files += bundle.artefacts(role="onnx-data", graph=graph, precision=precision)
+            wanted[graph, precision] = {a.path: a.sha256 for a in files}
+    return wanted
+
+
+def _verdicts(
+    bundle: Bundle, wanted: Mapping[Pair, Mapping[str, str]]
+) -> dict[Pair, dict[str, Any]]:
+    """The rows that say pass or fail about exactly the wanted files."""
+    return {
+        (row["graph"], row["precision"]): row
+        for row in _rows(bundle)
+        if row["status"] in ("pass", "fail")
+        and row["sha256"] == wanted.get((row["graph"], row["precision"]))
+    }
+
+
+def _why(bundle: Bundle, pair: Pair) -> str:
+    """What the bundle's report says about a graph without a verdict."""
+    reasons = [row["reason"] for row in _rows(bundle) if (row["graph"], row["precision"]) == pair]
+    return reasons[0] if reasons else "the report does not speak of it"
+
+
+def _rows(bundle: Bundle) -> list[dict[str, Any]]:
+    summary = bundle.summaries.get("parity") or {"rows": []}
+    return [row for row in summary["rows"] if row["leg"] == "torch-ort"]
