@@ -50,8 +50,8 @@ lint: $(STAMP)  ## style, layers, sizes, import cost
 type: $(STAMP)  ## strict types
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## timings of the main parts
-	$(BIN)/python tools/bench.py
+bench: $(STAMP)  ## time and memory beside other libraries (extra `bench`)
+	$(BIN)/python -m tools.bench
 
 golden: $(STAMP)  ## regenerate golden files; say why in the commit
 	$(BIN)/python tools/golden.py

@@ -19,10 +19,10 @@ TOP_LEVEL = frozenset(
     | {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt"}
     | {".ci", ".gitignore", ".pre-commit-config.yaml"}
 )
-EXTRAS = frozenset({"train", "export", "trt", "serve", "data", "dev", "all"})
+EXTRAS = frozenset({"train", "export", "trt", "serve", "data", "dev", "bench", "all"})
 # Modules that must import, by themselves and through others, without torch.
 TORCH_FREE = (
-    *("errors", "log", "manifest", "config", "bundle", "engines", "parity", "report"),
+    *("errors", "log", "manifest", "config", "bitstream", "bundle", "engines", "parity", "report"),
     *("graphs.spec", "graphs.catalog", "graphs.runner", "runners.ort", "cli.main"),
 )
 

@@ -19,10 +19,11 @@ ROLES = (
     "report",
     "tokenizer",
     "config",
+    "codec",
 )
 """onnx: a graph; onnx-data: weights too large to lie inside it; engine: a TensorRT plan;
 engine-info: how it was built; reference: stored inputs and outputs (npz); report, tokenizer and
-config: as they say."""
+config: as they say; codec: which codec this is and its rates (graphs/codec_facts.py)."""
 
 
 @dataclass(frozen=True)

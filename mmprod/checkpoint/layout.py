@@ -2,7 +2,7 @@
 
 run/config.toml  run.json  tokenizer.json  data/  codes/{train,...}.npy, codes.json
 run/{codec,fusion}/metrics.jsonl  tensorboard/  samples/step-000500.png
-                   model.safetensors  config.json
+                   model.safetensors  config.json  init.json  curves.html
                    checkpoints/{step-00000500/,latest,best}
 """
 
@@ -18,6 +18,8 @@ CODES = "codes"
 WEIGHTS = "model.safetensors"
 STAGE = "config.json"
 METRICS = "metrics.jsonl"
+INIT = "init.json"
+CURVES = "curves.html"
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 LATEST = "latest"

@@ -18,7 +18,7 @@ from mmprod.config.schema import Config, Dims
 from mmprod.errors import IntegrityError
 from mmprod.manifest import FileEntry, read_json, verify_files, write_json
 
-FORMAT = 1
+FORMAT = 2
 STAGES = ("codec", "fusion")
 _KEYS = {"kind", "format", "name", "stages", "dims", "data", "versions", "files"}
 

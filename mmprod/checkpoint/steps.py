@@ -17,7 +17,7 @@ from mmprod.checkpoint import layout
 from mmprod.errors import IntegrityError
 from mmprod.manifest import FileEntry, read_json, verify_files
 
-FORMAT = 1
+FORMAT = 2
 _HINT = "resume with --resume auto: it takes the newest checkpoint that is whole"
 
 

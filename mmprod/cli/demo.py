@@ -133,6 +133,8 @@ def _scores(bundle: Bundle, run: Run) -> Scores:
     from mmprod.cli.demo_page import Scores
     from mmprod.cli.source import open_source
     from mmprod.data.store import open_split
+    from mmprod.evaluation.agreement import caption_agreement, chance, picture_agreement
+    from mmprod.evaluation.pictures import psnr
 
     source = open_source(bundle.root, "ort")
     faces = scores.sample(
@@ -147,10 +149,10 @@ def _scores(bundle: Bundle, run: Run) -> Scores:
         restored=restored,
         captions=tuple(captions),
         drawn=drawn,
-        psnr=scores.psnr(faces.pictures, restored),
-        caption_agreement=scores.caption_agreement(faces.attributes, captions),
-        face_agreement=scores.picture_agreement(judge, faces.attributes, drawn),
-        chance=scores.chance(faces.attributes)["overall"],
+        psnr=float(psnr(faces.pictures, restored).mean()),
+        caption_agreement=caption_agreement(faces.attributes, captions),
+        face_agreement=picture_agreement(judge, faces.attributes, drawn),
+        chance=chance(faces.attributes)["overall"],
     )
 
 

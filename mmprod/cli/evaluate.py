@@ -16,6 +16,7 @@ from mmprod.errors import ConfigError
 if TYPE_CHECKING:
     from mmprod.cli.scores import Sample
     from mmprod.data.store import Split
+    from mmprod.evaluation.pictures import Pixels
 
 NO_ATTRIBUTES = "not run: the data set has no attributes"
 
@@ -38,16 +39,21 @@ def evaluate(
     """Measure a model on held-out data, with the same figures for every backend."""
     from mmprod.cli import scores
     from mmprod.data.store import open_split
+    from mmprod.evaluation.agreement import chance
 
     opened = open_source(source, backend, precision)
     root = data or _data_of(source, opened)
     held_out = scores.sample(open_split(root, split), count, _languages(root))
     out.note(f"{len(held_out.pictures)} samples of {shown(root)} ({split})")
     restored = scores.reconstruct(opened, held_out.pictures)
-    figures: dict[str, Any] = {"psnr": scores.psnr(held_out.pictures, restored)}
-    rows: list[tuple[str, object]] = [("reconstruction, PSNR in dB", figures["psnr"])]
+    figures: dict[str, Any] = _likeness(held_out.pictures, restored)
+    rows: list[tuple[str, object]] = [
+        ("reconstruction, PSNR in dB", figures["psnr"]),
+        ("reconstruction, SSIM", figures["ssim"]),
+        ("reconstruction, MS-SSIM", figures["ms_ssim"]),
+    ]
     if held_out.scorable:
-        figures["chance"] = scores.chance(held_out.attributes)["overall"]
+        figures["chance"] = chance(held_out.attributes)["overall"]
         rows.append(("answers for other pictures, overall right", _percent(figures["chance"])))
     words = _captions(opened, held_out, seed)
     drawn = _faces(opened, held_out, open_split(root, "train"), seed) if faces else "not asked for"
@@ -64,23 +70,33 @@ def evaluate(
     out.result(result, Table(title, ("figure", "value"), rows))
 
 
+def _likeness(pictures: Pixels, restored: Pixels) -> dict[str, float]:
+    """Means over pictures."""
+    from mmprod.evaluation.pictures import ms_ssim, psnr, ssim
+
+    measures = (("psnr", psnr), ("ssim", ssim), ("ms_ssim", ms_ssim))
+    return {name: float(measure(pictures, restored).mean()) for name, measure in measures}
+
+
 def _captions(source: Source, held_out: Sample, seed: int) -> dict[str, float] | str:
     from mmprod.cli import scores
+    from mmprod.evaluation.agreement import caption_agreement
 
     if not held_out.scorable:
         return NO_ATTRIBUTES
     captions = scores.describe(source, held_out.pictures, seed)
-    return scores.caption_agreement(held_out.attributes, captions)
+    return caption_agreement(held_out.attributes, captions)
 
 
 def _faces(source: Source, held_out: Sample, train: Split, seed: int) -> dict[str, float] | str:
     from mmprod.cli import scores
+    from mmprod.evaluation.agreement import picture_agreement
 
     if not held_out.scorable:
         return NO_ATTRIBUTES
     judge = scores.train_judge(train, seed)
     pictures = scores.draw(source, held_out.captions, seed)
-    return scores.picture_agreement(judge, held_out.attributes, pictures)
+    return picture_agreement(judge, held_out.attributes, pictures)
 
 
 def _data_of(path: Path, source: Source) -> Path:

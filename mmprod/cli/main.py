@@ -8,7 +8,21 @@ from typing import Annotated, NoReturn
 import typer
 
 import mmprod
-from mmprod.cli import bundle, ckpt, config, data, demo, doctor, evaluate, parity, ship, train, use
+from mmprod.cli import (
+    bundle,
+    ckpt,
+    codec,
+    compress,
+    config,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    parity,
+    ship,
+    train,
+    use,
+)
 from mmprod.cli.command import MAKE, SHIP, START, USE, command, group
 
 app = group(
@@ -20,6 +34,7 @@ command(app, "doctor", panel=START)(doctor.doctor)
 app.add_typer(config.app, name="config", rich_help_panel=START)
 app.add_typer(data.app, name="data", rich_help_panel=MAKE)
 command(app, "train", panel=MAKE)(train.train)
+app.add_typer(codec.app, name="codec", rich_help_panel=MAKE)
 app.add_typer(ckpt.app, name="ckpt", rich_help_panel=MAKE)
 command(app, "export", panel=SHIP)(ship.export)
 command(app, "build", panel=SHIP)(ship.build_command)
@@ -27,6 +42,8 @@ app.add_typer(parity.app, name="parity", rich_help_panel=SHIP)
 app.add_typer(bundle.app, name="bundle", rich_help_panel=SHIP)
 command(app, "generate", panel=USE)(use.generate)
 command(app, "caption", panel=USE)(use.caption)
+command(app, "compress", panel=USE)(compress.compress)
+command(app, "decompress", panel=USE)(compress.decompress)
 command(app, "eval", panel=USE)(evaluate.evaluate)
 
 

@@ -84,7 +84,7 @@ class Output:
         for index, view in enumerate(views):
             if index:
                 print()
-            _draw(view, sys.stdout)
+            draw(view, sys.stdout)
 
     def note(self, text: str) -> None:
         """A remark on stderr; silent under -q."""
@@ -140,7 +140,8 @@ def console(stream: TextIO) -> Console:
     return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)
 
 
-def _draw(view: View, stream: TextIO) -> None:
+def draw(view: View, stream: TextIO) -> None:
+    """A view as people read it."""
     if isinstance(view, Text):
         print(_printable(view.text), file=stream)
         return

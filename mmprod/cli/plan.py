@@ -23,11 +23,13 @@ STAGES = (0, 1, 2, 3)
 class StagePlan:
     """One training stage: sizes of model and step, and bytes per rank by ZeRO stage and world size.
 
-    `tokens`: codes (codec), or codes and text tokens (fusion), of one global batch.
+    `frozen`: how many of `parameters` do not train; `tokens`: codes (codec), or codes and text
+    tokens (fusion), of one global batch.
     """
 
     stage: str
     parameters: int
+    frozen: int
     steps: int
     batch: int
     tokens: int
@@ -42,11 +44,11 @@ def plan(config: Config, worlds: tuple[int, ...] = WORLDS) -> list[StagePlan]:
     """
     import torch
 
-    from mmprod.config.schema import Dims
+    from mmprod.config.parts import part_of
     from mmprod.models.codec import build_codec
     from mmprod.models.fusion import build_fusion
 
-    dims = Dims.of(config, config.data.vocabulary)
+    dims = config.dims(config.data.vocabulary)
     with torch.device("meta"):
         models = {
             "codec": build_codec(config.codec),
@@ -54,16 +56,14 @@ def plan(config: Config, worlds: tuple[int, ...] = WORLDS) -> list[StagePlan]:
         }
     trains = {"codec": config.codec_train, "fusion": config.fusion_train}
     lengths = {"codec": dims.positions, "fusion": dims.positions + dims.text_length}
-    return [
-        _stage(
-            name,
-            sum(parameter.numel() for parameter in model.parameters()),
-            trains[name],
-            lengths[name],
-            worlds,
-        )
-        for name, model in models.items()
-    ]
+    stages = []
+    for name, model in models.items():
+        counts = {True: 0, False: 0}
+        for parameter, tensor in model.named_parameters():
+            counts[part_of(name, parameter) in trains[name].freeze] += tensor.numel()
+        sizes = counts[False], counts[True]
+        stages.append(_stage(name, sizes, trains[name], lengths[name], worlds))
+    return stages
 
 
 def training_samples(config: Config) -> tuple[int | None, str]:
@@ -78,33 +78,38 @@ def training_samples(config: Config) -> tuple[int | None, str]:
     return None, "number of pictures unknown until `mmprod data prepare`"
 
 
-def rank_bytes(parameters: int, zero: int, world: int) -> int:
-    """Bytes of weights, gradients, AdamW moments and averaged weights on one rank, all fp32.
+def rank_bytes(parameters: int, zero: int, world: int, frozen: int = 0) -> int:
+    """Bytes of weights, gradients, AdamW moments and averaged weights on one rank, all fp32;
+    `frozen` parameters beside them have weights only.
 
     ZeRO shards the moments from stage 1, the gradients from 2, the weights and averages from 3
     (Rajbhandari et al. 2020, section 5).
     """
-    weights = gradients = averages = FP32 * parameters
+    weights, kept = FP32 * parameters, FP32 * frozen
+    gradients = averages = weights
     moments = 2 * FP32 * parameters
     moments = moments // world if zero >= 1 else moments
     gradients = gradients // world if zero >= 2 else gradients
     if zero >= 3:
-        weights, averages = weights // world, averages // world
-    return weights + gradients + moments + averages
+        weights, averages, kept = (size // world for size in (weights, averages, kept))
+    return weights + gradients + moments + averages + kept
 
 
 def _stage(
-    name: str, parameters: int, train: TrainConfig, length: int, worlds: tuple[int, ...]
+    name: str, sizes: tuple[int, int], train: TrainConfig, length: int, worlds: tuple[int, ...]
 ) -> StagePlan:
+    """`sizes`: parameters that train, and frozen ones (a checkpoint has those twice)."""
+    trained, frozen = sizes
     return StagePlan(
         stage=name,
-        parameters=parameters,
+        parameters=trained + frozen,
+        frozen=frozen,
         steps=train.steps,
         batch=train.batch,
         tokens=train.batch * length,
-        checkpoint_bytes=4 * FP32 * parameters,
+        checkpoint_bytes=FP32 * (4 * trained + 2 * frozen),
         rank_bytes={
-            zero: {world: rank_bytes(parameters, zero, world) for world in worlds}
+            zero: {world: rank_bytes(trained, zero, world, frozen) for world in worlds}
             for zero in STAGES
         },
     )

@@ -1,13 +1,12 @@
-"""How good a model is, measured through its runners: the same figures for PyTorch and for a bundle.
+"""What a model makes of held-out samples, through its runners: the same for PyTorch and a bundle.
 
-Reconstructions are measured in dB. Captions are read back into attributes and compared with those
-of the picture. Generated faces are read by a judge: a classifier that was trained on real pictures
-and has never seen a generated one.
+`evaluation` turns it into figures: reconstructions are compared pixel by pixel, captions are read
+back into attributes, and generated faces are read by a judge, a classifier that was trained on real
+pictures and has never seen a generated one.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmprod.cli.source import Source
-from mmprod.data.attributes import SCORED, parse_caption
-from mmprod.evaluation.agreement import attribute_agreement
+from mmprod.data.attributes import SCORED
+from mmprod.evaluation.agreement import Attributes
 from mmprod.sampling import caption_images, generate_images, run_batched
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 JUDGE_STEPS = 300
 JUDGE_PICTURES = 4000
 """Real pictures that the judge learns from, at most."""
-
-Attributes = Sequence[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -86,28 +83,6 @@ def describe(source: Source, pictures: Pixels, seed: int) -> list[str]:
         return caption_images(runner, source.tokenizer, pictures, seed)
     finally:
         runner.close()
-
-
-def psnr(pictures: Pixels, restored: Pixels) -> float:
-    """Mean over pictures of the peak signal-to-noise ratio in dB; an exact copy counts 100."""
-    error = np.square(pictures.astype(np.float64) - restored).mean(axis=(1, 2, 3))
-    floor = 255.0**2 * 1e-10
-    return float(np.mean([10 * math.log10(255.0**2 / max(e, floor)) for e in error]))
-
-
-def caption_agreement(attributes: Attributes, captions: Sequence[str]) -> dict[str, float]:
-    """Share of attributes that the captions state rightly: by name, and `overall`."""
-    return attribute_agreement(attributes, [parse_caption(text) for text in captions])
-
-
-def picture_agreement(judge: Judge, attributes: Attributes, pictures: Pixels) -> dict[str, float]:
-    """Share of attributes that the judge sees in generated pictures: by name, and `overall`."""
-    return attribute_agreement(attributes, judge.predict(pictures))
-
-
-def chance(attributes: Attributes) -> dict[str, float]:
-    """The agreement of each sample with its neighbour: what unrelated answers would score."""
-    return attribute_agreement(attributes, [*attributes[1:], *attributes[:1]])
 
 
 def train_judge(split: Split, seed: int) -> Judge:

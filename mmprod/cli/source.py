@@ -1,7 +1,11 @@
-"""A trained model to use, wherever it is: a run (PyTorch) or a bundle (ONNX Runtime, no torch)."""
+"""A trained model to use, wherever it is: a run (PyTorch) or a bundle (ONNX Runtime, no torch).
+
+What a command does not ask for is not loaded: a run without a fusion stage has a codec to use.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from mmprod.checkpoint import Run
     from mmprod.config.schema import Dims
     from mmprod.data.tokenizer import Tokenizer
+    from mmprod.graphs.codec_facts import CodecFacts
     from mmprod.graphs.runner import Runner
     from mmprod.graphs.spec import GraphSpec
 
@@ -23,15 +28,22 @@ Kind = Literal["run", "bundle"]
 
 @dataclass(frozen=True)
 class Source:
-    """An opened run or bundle: what its graphs are and how to get a runner for one."""
+    """An opened run or bundle: what its graphs are and how to get the rest: a runner of a graph,
+    the tokenizer, the facts of the codec.
+    """
 
     kind: Kind
     name: str
     backend: Backend
     dims: Dims
-    tokenizer: Tokenizer
     specs: dict[str, GraphSpec]
     runner: Callable[[str], Runner]
+    load_tokenizer: Callable[[], Tokenizer]
+    codec_facts: Callable[[], CodecFacts]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.load_tokenizer()
 
 
 def open_source(path: Path, backend: Backend | None, precision: str = "fp32") -> Source:
@@ -71,16 +83,27 @@ def kind_of(path: Path) -> Kind:
 
 
 def torch_runners(run: Run) -> Callable[[str], Runner]:
-    """Runners of a run's graphs, PyTorch on the averaged weights in fp32."""
-    from mmprod.checkpoint.models import load_models
+    """Runners of a run's graphs, PyTorch on the averaged weights in fp32.
+
+    Each model is loaded when first needed: the codec's graphs need no fusion model.
+    """
+    from mmprod.checkpoint.models import load_codec, load_models
     from mmprod.graphs.catalog import build_catalog
-    from mmprod.graphs.modules import build_module
+    from mmprod.graphs.modules import CodecDecode, CodecEncode, build_module
     from mmprod.runners.torch import TorchRunner
 
-    models = load_models(run)
+    codec, both = (
+        functools.cache(lambda: load_codec(run)),
+        functools.cache(lambda: load_models(run)),
+    )
     specs = build_catalog(run.dims, run.config.sampler)
 
     def runner(name: str) -> Runner:
+        if name == "codec_encode":
+            return TorchRunner(specs[name], CodecEncode(codec()))
+        if name == "codec_decode":
+            return TorchRunner(specs[name], CodecDecode(codec(), run.dims.grid))
+        models = both()
         module = build_module(
             name,
             codec=models.codec,
@@ -96,16 +119,25 @@ def torch_runners(run: Run) -> Callable[[str], Runner]:
 def _of_run(run: Run) -> Source:
     from mmprod.graphs.catalog import build_catalog
 
-    specs = build_catalog(run.dims, run.config.sampler)
-    tokenizer = _load_tokenizer(run.tokenizer_path)
-    return Source("run", run.name, "torch", run.dims, tokenizer, specs, torch_runners(run))
+    def facts() -> CodecFacts:
+        from mmprod.checkpoint.identity import codec_facts
+        from mmprod.checkpoint.models import load_codec
+
+        return codec_facts(load_codec(run), run.config.codec, run.dims)
+
+    return Source(
+        kind="run",
+        name=run.name,
+        backend="torch",
+        dims=run.dims,
+        specs=build_catalog(run.dims, run.config.sampler),
+        runner=torch_runners(run),
+        load_tokenizer=lambda: _load_tokenizer(run.tokenizer_path),
+        codec_facts=facts,
+    )
 
 
 def _of_bundle(bundle: Bundle, precision: str) -> Source:
-    tokenizers = bundle.artefacts(role="tokenizer")
-    if not tokenizers:
-        raise IntegrityError(f"{bundle.root} has no tokenizer", hint="export the run again")
-
     def runner(name: str) -> Runner:
         from mmprod.runners.ort import OrtRunner
 
@@ -116,8 +148,29 @@ def _of_bundle(bundle: Bundle, precision: str) -> Source:
             raise ConfigError(f"{bundle.root} has no {name} in {precision}", hint=hint)
         return OrtRunner(bundle.specs[name], bundle.path(graphs[0]))
 
-    tokenizer = _load_tokenizer(bundle.path(tokenizers[0]))
-    return Source("bundle", bundle.name, "ort", bundle.dims, tokenizer, bundle.specs, runner)
+    def facts() -> CodecFacts:
+        from mmprod.graphs.codec_facts import CodecFacts
+
+        return CodecFacts.load(_only_file(bundle, "codec"), bundle.dims.codebook_size)
+
+    return Source(
+        kind="bundle",
+        name=bundle.name,
+        backend="ort",
+        dims=bundle.dims,
+        specs=bundle.specs,
+        runner=runner,
+        load_tokenizer=lambda: _load_tokenizer(_only_file(bundle, "tokenizer")),
+        codec_facts=facts,
+    )
+
+
+def _only_file(bundle: Bundle, role: str) -> Path:
+    """The bundle's file of this role. Raises IntegrityError when it has none."""
+    found = bundle.artefacts(role=role)
+    if not found:
+        raise IntegrityError(f"{bundle.root} has no {role}", hint="export the run again")
+    return bundle.path(found[0])
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from mmprod.cli.command import Overrides
 from mmprod.cli.launch import is_rank, launch, record_exit
 from mmprod.cli.output import Output, Table, Text, megabytes, shown
 from mmprod.cli.progress import progress, training_tick
+from mmprod.cli.watch import watched
+from mmprod.errors import ConfigError
 
 if TYPE_CHECKING:
     from mmprod.config.schema import Config
@@ -39,6 +42,12 @@ def train(
     resume: Annotated[
         str, typer.Option(metavar="auto|never|PATH", help="Which checkpoint to go on from.")
     ] = "auto",
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--init-from", metavar="RUN|PATH", help="Start from these weights, where they fit."
+        ),
+    ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Ranks to start on this machine.")] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say how large the job is.")
@@ -47,7 +56,8 @@ def train(
     """Train the codec, then the fusion transformer; the same command resumes where it stopped."""
     from mmprod.config.load import configs_dir, load_config
 
-    resolved = load_config(config, override or ())
+    override = [*(override or ()), *_starts(model, init_from)]
+    resolved = load_config(config, override)
     if dry_run:
         _dry_run(out, resolved, nproc)
         return
@@ -57,9 +67,22 @@ def train(
         if os.environ.get("RANK", "0") == "0" and nproc > 1:
             out.note(f"several ranks without --deepspeed: using {shown(deepspeed)} (ZeRO 1)")
     if nproc > 1:
-        command = _rank_command(out, config, override or (), (model, run, deepspeed, resume))
+        command = _rank_command(out, config, override, (model, run, deepspeed, resume))
         raise typer.Exit(launch(nproc, command))
     _train_here(out, resolved, (model, run, deepspeed, resume))
+
+
+def _starts(model: Model, init_from: Path | None) -> list[str]:
+    """--init-from as overrides, one for each stage that trains. Raises ConfigError."""
+    if init_from is None:
+        return []
+    if model == "all" and not (init_from / "run.json").is_file():
+        raise ConfigError(
+            f"--init-from {init_from} is no finished run, so it has no weights for both models",
+            hint="say which model it is for: --model codec, or --model fusion",
+        )
+    stages = ("codec", "fusion") if model == "all" else (model,)
+    return [f"{stage}_train.init_from={json.dumps(str(init_from))}" for stage in stages]
 
 
 Settings = tuple[Model, Path, Path | None, str]
@@ -74,7 +97,12 @@ def _train_here(out: Output, config: Config, settings: Settings) -> None:
     stages = ("codec", "fusion") if model == "all" else (model,)
     with progress(out, training_tick) as on_event:
         result = run_training(
-            config, run, stages=stages, deepspeed=deepspeed, resume=resume, on_event=on_event
+            config,
+            run,
+            stages=stages,
+            deepspeed=deepspeed,
+            resume=resume,
+            on_event=watched(out, run, on_event),
         )
     if os.environ.get("RANK", "0") == "0":
         _show(out, result)
@@ -84,6 +112,8 @@ def _train_here(out: Output, config: Config, settings: Settings) -> None:
 
 
 def _show(out: Output, result: TrainResult) -> None:
+    from mmprod.checkpoint.layout import CURVES
+
     folder = shown(result.run)
     rows = [
         (
@@ -95,7 +125,9 @@ def _show(out: Output, result: TrainResult) -> None:
         for stage in result.stages.values()
     ]
     data = {"run": str(result.run), "stages": {n: asdict(s) for n, s in result.stages.items()}}
-    next_steps = f"run: {folder}\nnext: mmprod export {folder} --trt"
+    pages = [page for name in result.stages if (page := result.run / name / CURVES).is_file()]
+    next_steps = f"run: {folder}\ncurves: {', '.join(map(shown, pages)) or 'none'}"
+    next_steps += f"\nnext: mmprod export {folder} --trt"
     if "fusion" in result.stages:
         next_steps += f'\n      mmprod generate {folder} "CAPTION"'
     out.result(
@@ -125,7 +157,7 @@ def _dry_run(out: Output, config: Config, nproc: int) -> None:
     sizes = [
         (
             p.stage,
-            f"{p.parameters:,}",
+            f"{p.parameters:,}" + (f" ({p.frozen:,} frozen)" if p.frozen else ""),
             f"{p.batch} ({p.tokens:,} tokens)",
             f"{p.steps:,}",
             f"{samples / p.batch:,.1f}" if samples else "unknown",

@@ -99,6 +99,11 @@ def preset_names() -> list[str]:
     return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
 
 
+def example_names() -> list[str]:
+    """Names of the shipped examples, in folders: `quantizers/fsq`."""
+    return sorted(f"{path.parent.name}/{path.stem}" for path in configs_dir().glob("*/*.toml"))
+
+
 def _read(name_or_path: str, overrides: Sequence[str]) -> _Source:
     path, label = _locate(name_or_path)
     source = _read_file(path, label)
@@ -113,7 +118,7 @@ def _read(name_or_path: str, overrides: Sequence[str]) -> _Source:
 
 def _locate(name_or_path: str) -> tuple[Path, str]:
     """The file to read and how messages call it."""
-    path, names = Path(name_or_path), preset_names()
+    path, names = Path(name_or_path), preset_names() + example_names()
     if name_or_path in names:
         return configs_dir() / f"{name_or_path}.toml", f"configs/{name_or_path}.toml"
     if path.is_file():

@@ -2,17 +2,21 @@
 here.
 
 A file (TOML, at most two levels) says what differs from these defaults. Each builder receives only
-its own section. The resolved whole is saved with every artefact. `Dims` holds the sizes both models
-share; it is derived, never written.
+its own section. The resolved whole is saved with every artefact. `Dims`, the sizes both models
+share, is derived from it (`dims`), never written.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from mmprod.config.dims import Dims as Dims
+from mmprod.config.losses import check_losses
+from mmprod.config.parts import check_freeze
+from mmprod.config.quantizers import check_quantizer
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -67,16 +71,60 @@ class CodecConfig(Section):
     attention: bool = Field(
         default=False, description="one self-attention block at the coarsest level"
     )
-    codebook_size: int = Field(default=1024, ge=2)
-    code_dim: int = Field(default=8, ge=2)
+    quantizer: Literal["spherical", "euclid", "fsq", "lfq", "simvq", "product", "residual"] = (
+        "spherical"
+    )
+    codebook_size: int = Field(default=1024, ge=2, description="codes of one book")
+    code_dim: int = Field(default=8, ge=2, description="channels of a latent position")
+    books: PositiveInt = Field(
+        default=1, description="ids per latent position (quantizer=product, residual)"
+    )
+    book: Literal["spherical", "euclid"] = Field(
+        default="spherical", description="kind of each book (quantizer=product)"
+    )
+    levels: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        default=(), description="levels per channel (quantizer=fsq)"
+    )
+    entropy: float = Field(
+        default=0.1, ge=0, description="weight of the entropy term (quantizer=lfq)"
+    )
+    gradient: Literal["straight", "rotation"] = Field(
+        default="straight", description="how the gradient passes the quantizer"
+    )
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     restart: bool = Field(
         default=True, description="replace codes that no token used for a while by current features"
     )
     commitment: float = Field(default=0.25, ge=0)
     loss: Literal["archive", "natural"] = Field(
-        default="archive", description="archive: distortion only; natural: L1 + gradient"
+        default="archive",
+        description="archive: distortion only; natural: L1 with a perceptual term and a GAN "
+        "(models/losses.py)",
     )
+    perceptual: str = Field(
+        default="",
+        description="VGG16 weights in torchvision naming, .pth or .safetensors (loss=natural); "
+        "empty: edges and structure in their place",
+    )
+    perceptual_heads: str = Field(
+        default="", description="LPIPS heads for it, when they are in a file of their own"
+    )
+    gan_weight: float = Field(
+        default=0.0, ge=0, description="weight of the adversarial term (loss=natural); 0: none"
+    )
+    gan_start: float = Field(
+        default=0.35, ge=0, lt=1, description="share of the steps after which it begins"
+    )
+
+    @model_validator(mode="after")
+    def _quantizer_fits(self) -> Self:
+        check_quantizer(self)
+        return self
+
+    @model_validator(mode="after")
+    def _losses_go_together(self) -> Self:
+        check_losses(self)
+        return self
 
     @property
     def factor(self) -> int:
@@ -157,7 +205,12 @@ class TrainConfig(Section):
     )
     init_from: str = Field(
         default="",
-        description="model.safetensors to start from (what matches is loaded, the rest reported)",
+        description="weights to start from: a run, a stage folder or a model.safetensors (what "
+        "fits is loaded, the rest reported)",
+    )
+    freeze: tuple[str, ...] = Field(
+        default=(),
+        description="parts that keep the weights of init_from, e.g. encoder (config/parts.py)",
     )
 
 
@@ -222,47 +275,26 @@ class Config(Section):
             raise ValueError("a sampler cannot have more steps than the sequence has positions")
         return self
 
+    @model_validator(mode="after")
+    def _frozen_parts_exist(self) -> Self:
+        for stage, train in (("codec", self.codec_train), ("fusion", self.fusion_train)):
+            check_freeze(stage, train.freeze, train.init_from)
+        return self
+
     @property
     def latent_positions(self) -> int:
         """Codes per picture."""
-        return (self.data.image_size // self.codec.factor) ** 2
+        return self.codec.books * (self.data.image_size // self.codec.factor) ** 2
 
-
-@dataclass(frozen=True)
-class Dims:
-    """Sizes shared by codec, fusion transformer and graphs. Derived from a Config and the
-    tokenizer's real size.
-    """
-
-    image_size: int
-    """H = W, pixels"""
-    grid: int
-    """h = w, latent positions per side"""
-    codebook_size: int
-    """K"""
-    text_length: int
-    """L, tokens"""
-    vocabulary: int
-    """V, ids of the tokenizer; the mask token is id V, the masked code is id K"""
-    embedding: int
-    """size of the search embedding"""
-    code_dim: int = 8
-    """D of the codec's code vectors"""
-
-    @property
-    def positions(self) -> int:
-        """N, codes per picture."""
-        return self.grid * self.grid
-
-    @classmethod
-    def of(cls, config: Config, vocabulary: int) -> Dims:
-        """Dims of a job whose tokenizer has `vocabulary` ids."""
-        return cls(
-            image_size=config.data.image_size,
-            grid=config.data.image_size // config.codec.factor,
-            codebook_size=config.codec.codebook_size,
-            text_length=config.data.text_length,
+    def dims(self, vocabulary: int) -> Dims:
+        """The shared sizes when the tokenizer has `vocabulary` ids."""
+        return Dims(
+            image_size=self.data.image_size,
+            grid=self.data.image_size // self.codec.factor,
+            codebook_size=self.codec.books * self.codec.codebook_size,
+            text_length=self.data.text_length,
             vocabulary=vocabulary,
-            embedding=config.fusion.embedding,
-            code_dim=config.codec.code_dim,
+            embedding=self.fusion.embedding,
+            code_dim=self.codec.code_dim,
+            planes=self.codec.books,
         )

@@ -7,7 +7,7 @@ picture's declared size is checked before any pixel is decoded.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,23 @@ def read_picture(path: Path, size: int) -> NDArray[np.uint8]:
     shorter side scaled to `size`, centre cropped. Raises UnusablePicture. Run it inside
     `bombs_are_errors()`.
     """
+
+    def fitted(image: Image.Image) -> NDArray[np.uint8]:
+        image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction of the size
+        return square(ImageOps.exif_transpose(image), size)
+
+    return _decode(path, fitted)
+
+
+def read_whole(path: Path) -> NDArray[np.uint8]:
+    """Decode one file as it is: (H, W, 3) uint8 RGB, otherwise as `read_picture` does."""
+    return _decode(
+        path, lambda image: np.asarray(_over_white(ImageOps.exif_transpose(image)), np.uint8)
+    )
+
+
+def _decode(path: Path, take: Callable[[Image.Image], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """`take` of a picture whose declared size was checked. Raises UnusablePicture."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UnusablePicture(f"larger than {MAX_BYTES // 2**20} MiB")
@@ -40,8 +57,7 @@ def read_picture(path: Path, size: int) -> NDArray[np.uint8]:
                 raise UnusablePicture(
                     f"{image.width} x {image.height} is over {MAX_PIXELS:,} pixels"
                 )
-            image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction of the size
-            return square(ImageOps.exif_transpose(image), size)
+            return take(image)
     except UnusablePicture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

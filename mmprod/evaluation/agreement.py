@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from mmprod.data.attributes import HIDDEN, SCORED
+from mmprod.data.attributes import HIDDEN, SCORED, parse_caption
 from mmprod.errors import ConfigError
+from mmprod.evaluation.pictures import Pixels
+
+Attributes = Sequence[dict[str, str]]
+"""Attributes of each sample, {} where it has none."""
+
+
+class Judge(Protocol):
+    """What reads attributes off pictures (see judge.py)."""
+
+    def predict(self, pictures: Pixels) -> list[dict[str, str]]:
+        """pictures (B, H, W, 3) uint8 -> the attributes of each."""
 
 
 def attribute_agreement(
@@ -39,3 +51,18 @@ def attribute_agreement(
         )
     result = {name: right[name] / scored[name] for name in names if scored[name]}
     return result | {"overall": sum(right.values()) / sum(scored.values())}
+
+
+def caption_agreement(attributes: Attributes, captions: Sequence[str]) -> dict[str, float]:
+    """Share of attributes that the captions state rightly: by name, and `overall`."""
+    return attribute_agreement(attributes, [parse_caption(text) for text in captions])
+
+
+def picture_agreement(judge: Judge, attributes: Attributes, pictures: Pixels) -> dict[str, float]:
+    """Share of attributes that the judge sees in generated pictures: by name, and `overall`."""
+    return attribute_agreement(attributes, judge.predict(pictures))
+
+
+def chance(attributes: Attributes) -> dict[str, float]:
+    """The agreement of each sample with its neighbour: what unrelated answers would score."""
+    return attribute_agreement(attributes, [*attributes[1:], *attributes[:1]])

@@ -21,6 +21,7 @@ from torch import nn
 
 import mmprod
 from mmprod.bundle import Bundle, Place, create_bundle
+from mmprod.checkpoint.identity import codec_facts
 from mmprod.checkpoint.models import Models
 from mmprod.checkpoint.run import Run
 from mmprod.errors import ConfigError
@@ -30,6 +31,7 @@ from mmprod.export.onnx_export import Part
 from mmprod.export.precision import check_precision_name, precision_of
 from mmprod.export.reference import BATCHES, write_reference
 from mmprod.export.workers import export_parts, process_count
+from mmprod.graphs.codec_facts import FILE, CodecFacts
 from mmprod.graphs.modules import build_module
 from mmprod.graphs.runner import Array
 from mmprod.graphs.spec import GraphSpec
@@ -115,6 +117,7 @@ def _fill(
     _write_references(bundle, modules, samples, tell)
     _copy(bundle, run.tokenizer_path, "tokenizer.json", "tokenizer")
     _copy(bundle, run.config_path, "config.toml", "config")
+    add_codec_facts(bundle, codec_facts(models.codec, run.config.codec, run.dims))
     bundle.save()
 
 
@@ -138,7 +141,7 @@ def _trace(
 
 def _is_light(part: Part) -> bool:
     """Whether a part can wait: the whole fusion model, alone or in a sampler's step, cannot."""
-    return not part.name.endswith((".body", "fusion_step"))
+    return not part.name.endswith((".body", "fusion_step", "code_prior"))
 
 
 def _write_graphs(
@@ -180,6 +183,13 @@ def _write_references(
         write_reference(path, spec, TorchRunner(spec, modules[spec.name]), real, ids)
         bundle.add(path, role="reference", graph=spec.name)
         tell(ExportEvent("reference", spec.name, index, len(specs), time.perf_counter() - start))
+
+
+def add_codec_facts(bundle: Bundle, facts: CodecFacts) -> None:
+    """What compressed files need of the codec beside its graphs."""
+    path = bundle.root / FILE
+    path.write_bytes(facts.to_bytes())
+    bundle.add(path, role="codec")
 
 
 def _copy(bundle: Bundle, source: Path, name: str, role: str) -> None:

@@ -48,6 +48,12 @@ def build_catalog(dims: Dims, sampler: SamplerConfig) -> dict[str, GraphSpec]:
             "partly masked codes and tokens -> logits of both",
         ),
         GraphSpec(
+            "code_prior",
+            (masked_codes,),
+            (Tensor("logits", "float32", (BATCH, n, k), "logits"),),
+            "partly masked codes -> their logits without a text, for compressed files",
+        ),
+        GraphSpec(
             "text_to_image",
             (tokens, image_noise),
             (pixels, codes),

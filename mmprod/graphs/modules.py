@@ -66,6 +66,21 @@ class EmbedText(nn.Module):
         return (self.fusion.embed_text(tokens),)
 
 
+class CodePrior(nn.Module):
+    """codes -> logits of the codes, the text wholly masked."""
+
+    def __init__(self, fusion: Fusion, dims: Dims) -> None:
+        super().__init__()
+        self.fusion, self.dims = fusion, dims
+
+    def forward(self, codes: Tensor) -> Tensors:
+        shape = (1, self.dims.text_length)
+        tokens = torch.full(shape, self.dims.vocabulary, dtype=torch.int32, device=codes.device)
+        text = self.fusion.text.encode(tokens).expand(codes.shape[0], -1, -1)
+        fused, _ = self.fusion.fuse(self.fusion.image.encode(codes), text)
+        return (self.fusion.image.decode(fused),)
+
+
 class LoopModule(nn.Module):
     """prologue(*inputs) -> (*constants, *state); body(step, *constants, *state) -> state;
     epilogue(*constants, *state) -> outputs.
@@ -199,6 +214,7 @@ def build_module(
         "embed_image": lambda: EmbedImage(fusion),
         "embed_text": lambda: EmbedText(fusion),
         "fusion_step": lambda: fusion,
+        "code_prior": lambda: CodePrior(fusion, dims),
         "text_to_image": text_to_image,
         "image_to_text": image_to_text,
     }

@@ -46,8 +46,8 @@ class SwiGLU(nn.Module):
 class Rotary(nn.Module):
     """Rotation tables for one modality; `registers` leading positions are not rotated.
 
-    grid 0: positions 0..length-1 on one axis. grid g: length = g*g, half of the head turns with the
-    row, half with the column.
+    grid 0: positions 0..length-1 on one axis. grid g: length = planes * g*g, half of the head turns
+    with the row, half with the column, alike in every plane.
     """
 
     cos: Tensor
@@ -56,6 +56,7 @@ class Rotary(nn.Module):
     def __init__(self, head: int, length: int, *, registers: int, grid: int = 0) -> None:
         super().__init__()
         place = torch.arange(length, dtype=torch.float32)
+        place = place % grid**2 if grid else place
         axes = (
             [place] if not grid else [torch.div(place, grid, rounding_mode="floor"), place % grid]
         )

@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mmprod.models.group_norm import GroupNorm
+
 
 def norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with at most 32 groups of at least 4 channels."""
     groups = next(
         g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= 4) or g == 1
     )
-    return nn.GroupNorm(groups, channels, eps=1e-5)
+    return GroupNorm(groups, channels, eps=1e-5)
 
 
 class ResidualBlock(nn.Module):

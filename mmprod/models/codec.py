@@ -1,25 +1,29 @@
 """VQ-VAE codec: picture <-> discrete codes.
 
-After VQ-VAE (van den Oord et al. 2017) and the VQGAN layout (Esser et al. 2021, appendix A),
-without its discriminator.
+After VQ-VAE (van den Oord et al. 2017) and the VQGAN layout (Esser et al. 2021, appendix A). Its
+discriminator and perceptual network are no part of this model: see training/adversary.py and
+models/perceptual.py.
 
     pixels uint8 (B, H, W, 3) --normalize--> x (B, 3, H, W) in [-1, 1]
         --patch--> --E: conv, levels of residual blocks, strided down--> Z (B, D, h, w)
         --Q: nearest code--> codes (B, N) --lookup--> V (B, D, h, w)
         --D: mirror of E--> X' (B, 3, H, W) --round--> pixels uint8
 
-Losses, in the terms of the design: L_total = L_encoder + L_reconstruction.
+Losses, in the terms of the design: L_total = L_encoder + L_reconstruction (see losses.py).
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmprod.config.schema import CodecConfig
 from mmprod.models.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample, norm
-from mmprod.models.quantizers.spherical import SphericalQuantizer
+from mmprod.models.losses import loss_weights, reconstruction_terms, weighted_sum
+from mmprod.models.quantizers.build import build_quantizer
+
+RESTORED = "restored"
+"""name of the restored pictures among the outputs of `Codec.forward`"""
 
 
 def to_signal(pixels: Tensor) -> Tensor:
@@ -92,49 +96,36 @@ class Codec(nn.Module):
 
     def __init__(self, cfg: CodecConfig) -> None:
         super().__init__()
-        self.loss_preset = cfg.loss
+        self.loss_weights = loss_weights(cfg)
         self.encoder = Encoder(cfg)
-        self.quantizer = SphericalQuantizer(
-            cfg.codebook_size,
-            cfg.code_dim,
-            decay=cfg.ema_decay,
-            commitment=cfg.commitment,
-            restart=cfg.restart,
-        )
+        self.quantizer = build_quantizer(cfg)
         self.decoder = Decoder(cfg)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """pixels (B, H, W, 3) uint8 -> losses: loss = encoder + reconstruction."""
+        """pixels (B, H, W, 3) uint8 -> losses: loss = encoder + reconstruction, the terms of
+        reconstruction by name, without their weights; and restored (B, 3, H, W) float32, which the
+        terms of other networks start from.
+        """
         x = to_signal(pixels)
         quantized = self.quantizer(self.encoder(x))
         restored = self.decoder(quantized.latents).float()
-        reconstruction = reconstruction_loss(restored, x, self.loss_preset)
+        terms = reconstruction_terms(restored, x, self.loss_weights)
+        reconstruction = weighted_sum(terms, self.loss_weights)
         return {
             "loss": quantized.encoder_loss + reconstruction,
             "encoder": quantized.encoder_loss,
             "reconstruction": reconstruction,
+            **terms,
+            RESTORED: restored,
         }
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """pixels (B, H, W, 3) uint8 -> codes (B, N) int32, row-major over the grid."""
+        """pixels (B, H, W, 3) uint8 -> codes (B, N) int32, row-major, plane after plane."""
         return self.quantizer.encode(self.encoder(to_signal(pixels)))
 
     def decode(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         """codes (B, N) integer in [0, K) -> pixels (B, H, W, 3) uint8."""
         return to_pixels(self.decoder(self.quantizer.decode(codes, grid)))
-
-
-def reconstruction_loss(restored: Tensor, x: Tensor, preset: str) -> Tensor:
-    """-log p(x|z') up to constants: Laplace (L1) and Gauss (L2) terms; `natural` adds L1 of the
-    image gradient.
-
-    restored, x (B, 3, H, W) in [-1, 1] -> scalar.
-    """
-    loss = F.l1_loss(restored, x) + F.mse_loss(restored, x)
-    if preset == "natural":
-        for axis in (2, 3):
-            loss = loss + F.l1_loss(restored.diff(dim=axis), x.diff(dim=axis))
-    return loss
 
 
 def build_codec(cfg: CodecConfig) -> Codec:

@@ -28,7 +28,7 @@ from mmprod.models.attention import Block, JointBlock, RMSNorm, Rotary
 @dataclass(frozen=True)
 class Modality:
     """What the model must know of one modality: vocabulary, sequence length, and the grid side when
-    it is a picture.
+    it is a picture (whose length is a whole number of grids, one per plane).
 
     A further modality is one more of these, with its tower and decoder (see `Stream`).
     """
@@ -136,7 +136,7 @@ class Fusion(nn.Module):
 
     @torch.no_grad()
     def adopt_codebook(self, codes: Tensor) -> None:
-        """Take over the codec's code vectors (K, D) as features of the image ids."""
+        """Take over the codec's table (K, D), one vector per id, as features of the image ids."""
         self.image.features[: len(codes)].copy_(codes)
 
     def fuse(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,9 +37,9 @@ def radical_inverse(index: int, base: int) -> float:
     return value
 
 
-def halton_ranks(grid: int) -> list[int]:
+def halton_ranks(grid: int, planes: int = 1) -> list[int]:
     """Rank (0 = first) of every cell of a grid x grid picture, row-major, in the order of a 2D
-    Halton sequence (bases 2, 3).
+    Halton sequence (bases 2, 3); plane after plane.
     """
     ranks: dict[int, int] = {}
     index = 1
@@ -47,7 +47,8 @@ def halton_ranks(grid: int) -> list[int]:
         cell = int(radical_inverse(index, 2) * grid) * grid + int(radical_inverse(index, 3) * grid)
         ranks.setdefault(cell, len(ranks))
         index += 1
-    return [ranks[cell] for cell in range(grid * grid)]
+    cells = grid * grid
+    return [plane * cells + ranks[cell] for plane in range(planes) for cell in range(cells)]
 
 
 def image_bounds(positions: int, steps: int) -> list[int]:
@@ -90,9 +91,8 @@ class ImageUnmask(nn.Module):
         super().__init__()
         steps = sampler.image_steps
         self.temperature, self.min_probability = sampler.image_temperature, sampler.min_probability
-        self.register_buffer(
-            "ranks", torch.tensor(halton_ranks(dims.grid), dtype=torch.int32), persistent=False
-        )
+        ranks = torch.tensor(halton_ranks(dims.grid, dims.planes), dtype=torch.int32)
+        self.register_buffer("ranks", ranks, persistent=False)
         bounds = torch.tensor(image_bounds(dims.positions, steps), dtype=torch.int32)
         self.register_buffer("bounds", bounds, persistent=False)
         ramp = torch.arange(1, steps + 1, dtype=torch.float32) / steps

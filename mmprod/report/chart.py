@@ -20,17 +20,23 @@ LABEL_GAP = 14.0
 
 @dataclass(frozen=True)
 class Curve:
-    """A chart: title, what the horizontal axis counts, and points (x, y) by series name."""
+    """A chart: title, what the horizontal axis counts, and points (x, y) by series name.
+
+    log: a logarithmic vertical axis, on which values of zero and below are left out; including:
+    values that the vertical axis reaches, whatever the points are.
+    """
 
     title: str
     x_label: str
     series: Mapping[str, Sequence[Point]]
+    log: bool = False
+    including: tuple[float, ...] = ()
 
 
 def render(curve: Curve) -> str:
     """The chart as an `<svg>` element. Points that are not finite are left out."""
     series = {
-        name: [p for p in points if all(map(math.isfinite, p))]
+        name: [p for p in points if all(map(math.isfinite, p)) and (p[1] > 0 or not curve.log)]
         for name, points in curve.series.items()
     }
     series = {name: points for name, points in series.items() if points}
@@ -38,10 +44,13 @@ def render(curve: Curve) -> str:
     if not series:
         return f'<p class="empty">{title}: nothing was recorded.</p>'
     xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, y in points]
-    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+    ys = [*curve.including, *(y for points in series.values() for _, y in points)]
+    x_ticks = ticks(min(xs), max(xs))
+    y_ticks = (log_ticks if curve.log else ticks)(min(ys), max(ys))
     frame = _Frame(
-        (min(xs), max(max(xs), min(xs) + 1)), (min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)))
+        (min(xs), max(max(xs), min(xs) + 1)),
+        (min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))),
+        curve.log,
     )
     body = _axes(frame, x_ticks, y_ticks, escape(curve.x_label))
     ends = _spread([frame.y(points[-1][1]) for points in series.values()])
@@ -64,19 +73,34 @@ def ticks(low: float, high: float) -> list[float]:
     return [round((first + i) * step, 12) for i in range(max(count, 1) + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Numbers 1, 2 or 5 times ten to n from at most `low` to at least `high`, both positive; at
+    most about TICKS: over wide ranges only powers of ten, or every second, third ... of them.
+    """
+    bottom, top = (math.floor(math.log10(v) + 1e-9) for v in (low, high))
+    fine = [f * 10.0**n for n in range(bottom, top + 2) for f in (1, 2, 5)]
+    first = max(i for i, v in enumerate(fine) if v <= low * (1 + 1e-9))
+    last = min(i for i, v in enumerate(fine) if v >= high * (1 - 1e-9))
+    if last - first <= TICKS:
+        return fine[first : max(last, first + 1) + 1]
+    stride = math.ceil((top + 1 - bottom) / TICKS)
+    return [10.0**n for n in range(bottom, top + 1 + stride, stride)]
+
+
 @dataclass(frozen=True)
 class _Frame:
     """From data ranges to pixels."""
 
     x_range: tuple[float, float]
     y_range: tuple[float, float]
+    log: bool
 
     def x(self, value: float) -> float:
         low, high = self.x_range
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        low, high = self.y_range
+        low, high, value = (math.log10(v) if self.log else v for v in (*self.y_range, value))
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from mmprod.manifest import write_text
 from mmprod.report.chart import Curve, render
+from mmprod.report.plot import Plot, render_plot
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -46,11 +47,17 @@ class Grid:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; what is empty is left out. `pairs`: original and reconstruction."""
+    """A part of the page; what is empty is left out. `pairs`: original and reconstruction;
+    `picture`: one (H, W, 3) uint8 over the whole width.
+    """
 
     title: str
     text: str = ""
+    picture: Pixels | None = None
+    points: tuple[str, ...] = ()
+    """sentences of a list"""
     curves: tuple[Curve, ...] = ()
+    plots: tuple[Plot, ...] = ()
     pairs: tuple[tuple[Pixels, Pixels], ...] = ()
     cards: tuple[Card, ...] = ()
     grid: Grid | None = None
@@ -126,6 +133,13 @@ def _section(section: Section) -> str:
     parts = [f'<section id="{_anchor(section.title)}">', f"<h2>{escape(section.title)}</h2>"]
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
+    if section.points:
+        items = "".join(f"<li>{escape(point)}</li>" for point in section.points)
+        parts.append(f"<ul>{items}</ul>")
+    parts += [f'<figure class="plot">{render_plot(plot)}</figure>' for plot in section.plots]
+    if section.picture is not None:
+        source = data_uri(section.picture)
+        parts.append(f'<img class="wide" src="{source}" alt="{escape(section.title)}">')
     if section.curves:
         charts = "".join(
             f"<figure><figcaption>{escape(c.title)}</figcaption>{render(c)}</figure>"

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from mmprod.errors import EnvironmentMissing, IntegrityError
+from mmprod.errors import ConfigError, EnvironmentMissing, IntegrityError
 from mmprod.graphs.runner import Array, Arrays
 from mmprod.graphs.spec import GraphSpec
 from mmprod.runners.checks import check_inputs, check_outputs
@@ -79,6 +79,46 @@ class OrtRunner:
 
     def close(self) -> None:
         self._session = None
+
+
+class FeatureGraph:
+    """A feature extractor from elsewhere: one graph with one input of pictures and, first among its
+    outputs, features.
+
+    The input is uint8 (B, H, W, 3), or float32 (B, 3, H, W) for values in [0, 1]; whatever else the
+    network wants of its pictures is part of its graph. `side`: pixels per side, None if any will
+    do. Raises IntegrityError for a file that is no ONNX graph, ConfigError for another input.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._session = _open(path, 0, (CPU,))
+        inputs = self._session.get_inputs()
+        first = inputs[0]
+        kind = _TYPES.get(first.type, first.type)
+        sides = {"uint8": first.shape[1:3], "float32": first.shape[2:4]}.get(kind, [])
+        if len(inputs) != 1 or len(first.shape) != 4 or len(sides) != 2:
+            raise ConfigError(
+                f"{path} takes {[(v.name, v.type, v.shape) for v in inputs]}",
+                hint="a feature extractor takes uint8 (B, H, W, 3) or float32 (B, 3, H, W)",
+            )
+        self._name, self.kind = first.name, kind
+        self.side = int(sides[0]) if isinstance(sides[0], int) and sides[0] == sides[1] else None
+        self.batch = first.shape[0] if isinstance(first.shape[0], int) else None
+
+    def __call__(self, pictures: Array) -> Array:
+        """pictures (B, S, S, 3) uint8 -> the first output as it is, (B, ...)."""
+        values = pictures
+        if self.kind == "float32":
+            values = (pictures.transpose(0, 3, 1, 2) / 255).astype("float32")
+        try:
+            found: Array = self._session.run(None, {self._name: values})[0]
+        except _ERRORS as error:
+            raise IntegrityError(
+                f"{self.path} failed in ONNX Runtime: {_first_line(error)}",
+                hint="does it take pictures of this size? see --features",
+            ) from error
+        return found
 
 
 def run_all(path: Path, names: Sequence[str], inputs: Arrays) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmprod.config.schema import TrainConfig
 
-Losses = dict[str, Tensor]
+Outputs = dict[str, Tensor]
 PREFIX = "inner."
 
 
@@ -32,8 +32,8 @@ class Backend(Protocol):
     sharded: bool
     """whether `weights` holds a different part on every rank"""
 
-    def forward(self, *batch: Tensor) -> Losses:
-        """Scalar losses of this rank's micro-batch, `loss` among them."""
+    def forward(self, *batch: Tensor) -> Outputs:
+        """What the model gives for this rank's micro-batch, by name."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch."""
@@ -73,12 +73,12 @@ class Autocast(nn.Module):
         self.inner = inner
         self._device, self._bf16, self._cache = device, bf16, cache
 
-    def forward(self, *batch: Tensor) -> Losses:
+    def forward(self, *batch: Tensor) -> Outputs:
         with torch.autocast(
             self._device, torch.bfloat16, enabled=self._bf16, cache_enabled=self._cache
         ):
-            losses: Losses = self.inner(*batch)
-        return losses
+            outputs: Outputs = self.inner(*batch)
+        return outputs
 
 
 def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict[str, Any]]:

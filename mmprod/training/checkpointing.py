@@ -5,7 +5,8 @@ out over the ranks, flushed to disk and hashed; rank 0 writes manifest.json and 
 `latest`, both by rename. A process killed anywhere in between leaves a folder without manifest,
 which is never read. Load: rank 0 decides which step, all follow.
 
-A step folder holds the backend's files, ema*.safetensors and manifest.json with the progress of
+A step folder holds the backend's files, ema*.safetensors, task.safetensors (what the task trains
+beside its model, if anything) and manifest.json with the progress of
 the loop and the identity of the job. Random numbers and sample order are functions of the step
 (see shares.py), so they need no state.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from mmprod.checkpoint import layout
 from mmprod.checkpoint.steps import FORMAT, list_steps, pointer, verify_step
@@ -28,9 +30,13 @@ from mmprod.manifest import FileEntry, write_json, write_text
 from mmprod.training.backend import Backend
 from mmprod.training.distributed import World, barrier, gather, only_main
 from mmprod.training.ema import Ema
+from mmprod.training.freezing import load_frozen, save_frozen
 from mmprod.training.metrics import Meter
+from mmprod.training.task import Task
 
 logger = logging.getLogger(__name__)
+
+TASK = "task.safetensors"
 
 
 @dataclass
@@ -49,7 +55,7 @@ class Progress:
 
     def state(self) -> dict[str, Any]:
         values = {name: value for name, value in vars(self).items() if name != "meter"}
-        return {**values, "meter": {"sums": self.meter.sums, "count": self.meter.count}}
+        return {**values, "meter": vars(self.meter)}
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Progress:
@@ -90,6 +96,10 @@ class Trained:
     backend: Backend
     ema: Ema
     world: World
+    whole: nn.Module | None = None
+    """the model that rank 0 evaluates: it holds the exact frozen weights"""
+    task: Task | None = None
+    """whose own state is saved too"""
 
 
 def save_checkpoint(
@@ -104,6 +114,10 @@ def save_checkpoint(
     trained.backend.save(path)
     if trained.backend.sharded or world.is_main:
         save_file(trained.ema.average, path / _ema_name(trained))
+    if trained.whole is not None:
+        save_frozen(trained.whole, path)
+    if trained.task is not None and world.is_main and (state := trained.task.state()):
+        save_file(state, path / TASK)
     barrier(world)
     entries = _hash_together(world, path)
     if world.is_main:
@@ -126,26 +140,34 @@ def save_checkpoint(
 def find_checkpoint(
     world: World, folder: Path, identity: Identity, resume: str
 ) -> Checkpoint | None:
-    """The step to go on from. Changes nothing. Collective.
+    """`find_step`, whose step must belong to this job. Raises ConfigError where it does not."""
+    found = find_step(world, folder, resume)
+    if found is not None:
+        check_identity(found, identity)
+    return found
+
+
+def find_step(world: World, folder: Path, resume: str) -> Checkpoint | None:
+    """The step to go on from, its hashes checked. Changes nothing. Collective.
 
     `resume`: "auto" (the newest whole one), "never", or the path of a step folder.
 
-    None: there is nothing to resume. Raises ConfigError when the checkpoint belongs to another
-    job or world size, IntegrityError when there are checkpoints and none is whole.
+    None: there is nothing to resume. Raises IntegrityError when there are checkpoints and none is
+    whole.
     """
     if resume == "never":
         return None
-    found = only_main(world, lambda: _find(folder, resume))
-    if found is not None:
-        _check_identity(found.path, found.manifest["identity"], identity)
-    return found
+    return only_main(world, lambda: _find(folder, resume))
 
 
 def load_checkpoint(trained: Trained, checkpoint: Checkpoint) -> Progress:
     """Restore backend and averages from what `find_checkpoint` found. Collective."""
     trained.backend.load(checkpoint.path)
     trained.ema.load(load_file(checkpoint.path / _ema_name(trained)))
-    barrier(trained.world)
+    if trained.task is not None:
+        state = checkpoint.path / TASK
+        trained.task.load_state(load_file(state) if state.exists() else {})
+    only_main(trained.world, lambda: _load_frozen(trained, checkpoint.path))
     return checkpoint.progress
 
 
@@ -186,8 +208,9 @@ def _find(folder: Path, resume: str) -> Checkpoint | None:
     return None
 
 
-def _check_identity(path: Path, saved: dict[str, Any], wanted: Identity) -> None:
-    now = asdict(wanted)
+def check_identity(checkpoint: Checkpoint, wanted: Identity) -> None:
+    """Raise ConfigError when a checkpoint belongs to another job or number of processes."""
+    path, saved, now = checkpoint.path, checkpoint.manifest["identity"], asdict(wanted)
     if saved == now:
         return
     if saved.get("world") != now["world"]:
@@ -201,6 +224,11 @@ def _check_identity(path: Path, saved: dict[str, Any], wanted: Identity) -> None
         f"{path} belongs to another job ({detail})",
         hint="use the configuration and DeepSpeed file it was saved with, or --resume never",
     )
+
+
+def _load_frozen(trained: Trained, path: Path) -> None:
+    if trained.whole is not None:
+        load_frozen(trained.whole, path)
 
 
 def _ema_name(trained: Trained) -> str:

@@ -1,19 +1,30 @@
-"""The codec stage: pictures in, reconstruction and codebook losses out."""
+"""The codec stage: pictures in, reconstruction and codebook losses out.
+
+The perceptual network and the discriminator, where there are any, live here: outside the model that
+the backend owns, so that no engine shards, steps or saves them.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mmprod.config.schema import Config
+from mmprod.config.schema import CodecConfig, Config
 from mmprod.data.store import Split
-from mmprod.models.codec import Codec, build_codec
+from mmprod.models.codec import RESTORED, Codec, build_codec, to_signal
+from mmprod.models.losses import PERCEPTUAL_WEIGHT
+from mmprod.models.perceptual import Perceptual, load_perceptual
+from mmprod.training.adversary import Adversary
 from mmprod.training.shares import Indices, Share
 from mmprod.training.task import Evaluation
+
+logger = logging.getLogger(__name__)
 
 EVALUATED = 256
 """pictures of the val split that an evaluation measures"""
@@ -32,6 +43,12 @@ class CodecTask:
         self._codec = build_codec(config.codec)
         self.model: nn.Module = self._codec
         self.size, self.weights = len(train), train.weights
+        self._perceptual = _perceptual(config.codec, device)
+        self._adversary = (
+            Adversary(config.codec, config.codec_train, config.data.image_size, device)
+            if config.codec.gan_weight
+            else None
+        )
 
     def batch(self, share: Share) -> tuple[Tensor, ...]:
         """(pixels (B, H, W, 3) uint8,), mirrored at random when data.flip."""
@@ -41,11 +58,43 @@ class CodecTask:
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
         return (pixels.to(self._device),)
 
+    def losses(
+        self, outputs: dict[str, Tensor], batch: tuple[Tensor, ...], step: int
+    ) -> dict[str, Tensor]:
+        """The codec's losses with the terms of the other networks: loss = encoder +
+        reconstruction, which holds all weighted terms.
+        """
+        restored, x = outputs[RESTORED], to_signal(batch[0])
+        bf16 = self._config.codec_train.precision == "bf16"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
+            losses = self._with_perceptual(outputs, x)
+        if self._adversary is None:
+            return losses
+        terms = self._adversary.losses(restored, x, step)
+        added = self._adversary.weight(step) * terms["generator"] if terms else 0.0
+        return _plus(losses, added) | terms
+
+    def _with_perceptual(self, outputs: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+        """The scalars among `outputs`, and the perceptual term where there is one."""
+        losses = {name: value for name, value in outputs.items() if name != RESTORED}
+        if self._perceptual is None:
+            return losses
+        term = self._perceptual.distance(outputs[RESTORED], x).mean()
+        return _plus(losses, PERCEPTUAL_WEIGHT * term) | {"perceptual": term}
+
     def keys(self, indices: Indices) -> list[str]:
         return self._train.keys(indices)
 
     def after_step(self) -> dict[str, float]:
-        return self._codec.quantizer.update()
+        judged = self._adversary.update() if self._adversary is not None else {}
+        return {**self._codec.quantizer.update(), **judged}
+
+    def state(self) -> dict[str, Tensor]:
+        return self._adversary.state() if self._adversary is not None else {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        if self._adversary is not None:
+            self._adversary.load_state(state)
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Reconstructs pictures of `val`: psnr (dB, over all pixels), loss, usage (share of codes
@@ -62,13 +111,14 @@ class CodecTask:
                 chunk = torch.from_numpy(pixels[start : start + CHUNK]).to(self._device)
                 codes = model.encode(chunk)
                 restored.append(model.decode(codes, (side, side)).cpu().numpy())
-                losses += float(model(chunk)["loss"]) * len(chunk)
+                found = self._with_perceptual(model(chunk), to_signal(chunk))
+                losses += float(found["loss"]) * len(chunk)
                 used.update(codes.flatten().tolist())
         output = np.concatenate(restored)
         metrics = {
             "psnr": psnr(pixels, output),
             "loss": losses / count,
-            "codes_used": len(used) / self._config.codec.codebook_size,
+            "codes_used": len(used) / model.quantizer.codebook_size,
         }
         return Evaluation(metrics, grid_of([pixels[:SHOWN], output[:SHOWN]]))
 
@@ -77,6 +127,26 @@ class CodecTask:
 
     def core(self, model: nn.Module) -> nn.Module:
         return model
+
+
+def _plus(losses: dict[str, Tensor], added: Tensor | float) -> dict[str, Tensor]:
+    """`added`, already weighted, counts as a part of L_reconstruction."""
+    both = {name: losses[name] + added for name in ("loss", "reconstruction")}
+    return losses | both
+
+
+def _perceptual(cfg: CodecConfig, device: torch.device) -> Perceptual | None:
+    """The network for loss = natural, from the user's file. Says what is used without one."""
+    if cfg.loss != "natural":
+        return None
+    if not cfg.perceptual:
+        logger.info(
+            "natural: no perceptual weights given (codec.perceptual), so edges at several scales "
+            "and MS-SSIM take their place"
+        )
+        return None
+    heads = Path(cfg.perceptual_heads) if cfg.perceptual_heads else None
+    return load_perceptual(Path(cfg.perceptual), heads).to(device)
 
 
 def mirror_coins(share: Share) -> Tensor:

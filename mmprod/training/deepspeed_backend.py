@@ -26,7 +26,7 @@ from torch.utils.cpp_extension import get_default_build_root
 
 from mmprod.config.schema import TrainConfig
 from mmprod.errors import ConfigError, EnvironmentMissing, IntegrityError
-from mmprod.training.backend import Autocast, Losses, named_weights, parameter_groups, set_rate
+from mmprod.training.backend import Autocast, Outputs, named_weights, parameter_groups, set_rate
 from mmprod.training.deepspeed_config import Resolved
 from mmprod.training.distributed import World, broadcast_tensors
 
@@ -73,9 +73,9 @@ class DeepSpeedBackend:
         self._parameters = named_weights(self._engine.module)
         broadcast_tensors(world, list(self._engine.module.buffers()))
 
-    def forward(self, *batch: Tensor) -> Losses:
-        losses: Losses = self._engine(*batch)
-        return losses
+    def forward(self, *batch: Tensor) -> Outputs:
+        outputs: Outputs = self._engine(*batch)
+        return outputs
 
     def backward(self, loss: Tensor) -> None:
         self._engine.backward(loss)

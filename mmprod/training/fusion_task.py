@@ -52,7 +52,7 @@ class FusionTask:
     def __init__(self, config: Config, dims: Dims, data: FusionData, device: torch.device) -> None:
         self._config, self._dims, self._data, self._device = config, dims, data, device
         fusion = build_fusion(config.fusion, dims)
-        fusion.adopt_codebook(data.codec.quantizer.codes)
+        fusion.adopt_codebook(data.codec.quantizer.table())
         self.model: nn.Module = FusionObjective(fusion, config.fusion, dims)
         self.size, self.weights = len(data.train), data.train.weights
 
@@ -72,11 +72,22 @@ class FusionTask:
         noise = share.cut(draw_noise(share.generator("mask"), len(share.batch), self._dims))
         return torch.from_numpy(codes).to(self._device), tokens, noise.to(self._device)
 
+    def losses(
+        self, outputs: dict[str, Tensor], batch: tuple[Tensor, ...], step: int
+    ) -> dict[str, Tensor]:
+        return outputs
+
     def keys(self, indices: Indices) -> list[str]:
         return self._data.train.keys(indices)
 
     def after_step(self) -> dict[str, float]:
         return {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing is trained beside the model."""
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Losses on `val` under fixed masks, and pictures drawn for its first captions above the

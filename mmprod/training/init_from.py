@@ -1,56 +1,187 @@
-"""Weights to start a stage from (`init_from` of a training section)."""
+"""Weights to start a stage from (`init_from` of a training section), tensor by tensor.
+
+A run, a stage folder or a safetensors file is given; what fits by name and shape is taken. Every
+tensor, ours or theirs, gets a verdict with its reason: in the log, in RUN/<stage>/init.json, and
+on the console.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmprod.checkpoint import layout, list_steps
+from mmprod.config.parts import part_of
+from mmprod.config.schema import Config
 from mmprod.errors import ConfigError, IntegrityError
+from mmprod.manifest import read_json, sha256_file
+from mmprod.training.records import read_stage
 from mmprod.training.task import Task
+from mmprod.training.transfer import Transfer, Verdict
 
 logger = logging.getLogger(__name__)
 
+SHOWN = 6
+"""tensors that a line of the log names; init.json has them all"""
+_COPY = "give weights of a finished training, from a good copy"
 
-def start_from(task: Task, path: Path) -> None:
-    """Load the parameters that match in name and shape; log the rest.
+
+def start_from(task: Task, path: Path, frozen: Collection[str] = ()) -> Transfer:
+    """Load the tensors of `path` that match in name and shape; say what became of each.
 
     Buffers that the task learns (a codebook with its averages and counters) describe one state and
     are taken all or none; other buffers come from the task's own inputs and are left as they are.
-    Raises ConfigError when no parameter fits, IntegrityError when the file cannot be read.
+    `frozen`: parts that must come whole from `path`. Raises ConfigError when no matrix or kernel
+    fits, or a frozen part stays fresh; IntegrityError when the file cannot be read or trusted.
     """
+    source = find_weights(path, task.name)
+    given = _read(source)
     model = task.core(task.model)
-    own, given = model.state_dict(), _read(path)
-    matching = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    buffers = {name for name, _ in model.named_buffers()} & own.keys()
-    if not (task.learns_buffers and buffers <= matching.keys()):
-        matching = {k: v for k, v in matching.items() if k not in buffers}
-    if not matching.keys() - buffers:
+    verdicts = _judge(task, model, given)
+    taken = {v.name: given[v.name] for v in verdicts if v.verdict == "loaded"}
+    own = model.state_dict()
+    parameters = {name for name, _ in model.named_parameters()}
+    if not any(own[name].ndim >= 2 for name in taken.keys() & parameters):
         raise ConfigError(
-            f"init_from: no tensor of {path} fits this model", hint="give weights of the same model"
+            f"init_from: no tensor of {source} fits this model: {_example(verdicts)}",
+            hint="give weights of the same model (the same width), or leave init_from empty",
         )
-    model.load_state_dict(matching, strict=False)
-    logger.info("init_from: %d of %d tensors taken from %s", len(matching), len(own), path)
-    for what, names in (
-        ("kept fresh", own.keys() - matching.keys()),
-        ("not used", given.keys() - matching.keys()),
-    ):
-        if names:
-            logger.warning("init_from: %s: %s", what, ", ".join(sorted(names)))
+    learned = own.keys() if task.learns_buffers else parameters
+    _check_frozen(task.name, [v for v in verdicts if v.name in learned and v.part in frozen])
+    model.load_state_dict(taken, strict=False)
+    return Transfer(task.name, str(source), sha256_file(source), tuple(verdicts))
+
+
+def record(transfer: Transfer, folder: Path) -> None:
+    """Tell the log (row by row only at DEBUG), and write init.json into the stage folder."""
+    whole = transfer.count("loaded") == len(transfer.tensors)
+    logger.log(logging.INFO if whole else logging.WARNING, "init_from: %s", transfer.summary())
+    for row in transfer.rows():
+        if row.verdict != "loaded":
+            shown = ", ".join(row.names[:SHOWN]) + (", ..." if len(row.names) > SHOWN else "")
+            logger.debug(
+                "init_from: %s: %d of %s (%s): %s",
+                *(row.verdict, len(row.names), row.part, row.reason, shown),
+            )
+    transfer.write(folder)
+
+
+def check_sources(config: Config, root: Path, stages: Collection[str], resume: str) -> None:
+    """Refuse a missing `init_from` of any stage before the first one trains (see `find_weights`).
+
+    A stage that has begun goes on from its own checkpoints and needs it no more.
+    """
+    for stage in stages:
+        path = getattr(config, f"{stage}_train").init_from
+        begun = any(step.complete for step in list_steps(root / stage))
+        if path and (resume == "never" or not begun):
+            find_weights(Path(path), stage)
+
+
+def find_weights(path: Path, stage: str) -> Path:
+    """The file of weights that `path` means: itself, or the one of a finished stage or run.
+
+    Raises ConfigError where there is none for `stage`, IntegrityError where its hash is wrong.
+    """
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise ConfigError(
+            f"init_from: {path} does not exist",
+            hint="give a run, a stage folder or a model.safetensors, or leave it empty",
+        )
+    folder = path if (path / layout.STAGE).is_file() else path / stage
+    if not (folder / layout.STAGE).is_file():
+        begun = (folder / layout.WEIGHTS).is_file()
+        raise ConfigError(
+            f"init_from: {path} holds no finished {stage} stage",
+            hint=f"its best weights so far are {folder / layout.WEIGHTS}"
+            if begun
+            else "give a run, a stage folder or a model.safetensors",
+        )
+    try:
+        found = read_json(folder / layout.STAGE)
+        if isinstance(found, dict) and found.get("stage") not in (stage, None):
+            raise ConfigError(
+                f"init_from: {path} is a {found['stage']} stage, not a {stage} stage",
+                hint=f"give {path.parent}: a run gives each stage its own weights",
+            )
+        read_stage(folder)
+    except IntegrityError as error:
+        raise IntegrityError(f"init_from: {error.message}", hint=_COPY) from error
+    return folder / layout.WEIGHTS
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ConfigError(
-            f"init_from: {path} does not exist", hint="give a model.safetensors, or leave it empty"
-        )
     try:
-        return load_file(path)
+        given: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise IntegrityError(
-            f"init_from: {path} cannot be read: {error}",
-            hint="give the model.safetensors of a finished stage, from a good copy",
-        ) from error
+        raise IntegrityError(f"init_from: {path} cannot be read: {error}", hint=_COPY) from error
+    for name, tensor in given.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise IntegrityError(f"init_from: {name} in {path} has NaN or infinity", hint=_COPY)
+    return given
+
+
+def _judge(task: Task, model: nn.Module, given: dict[str, Tensor]) -> list[Verdict]:
+    """A verdict on every tensor of the model, then on those that only the file has."""
+    own = model.state_dict()
+    buffers = {name for name, _ in model.named_buffers()} & own.keys()
+    reasons = {name: _misfit(tensor, given.get(name)) for name, tensor in own.items()}
+    if not task.learns_buffers:
+        reasons |= dict.fromkeys(buffers, "comes from this run's own inputs")
+    elif any(reasons[name] for name in buffers):
+        whole = "the codebook is taken whole or not at all"
+        reasons |= {name: reasons[name] or whole for name in buffers}
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    verdicts = [
+        Verdict(
+            name,
+            "fresh" if reasons[name] else "loaded",
+            reasons[name],
+            part_of(task.name, name),
+            tuple(tensor.shape),
+        )
+        for name, tensor in own.items()
+    ]
+    return verdicts + [
+        Verdict(name, "unused", "this model has none", part_of(task.name, name), shapes[name])
+        for name in sorted(given.keys() - own.keys())
+    ]
+
+
+def _misfit(own: Tensor, given: Tensor | None) -> str:
+    """Why a tensor cannot be taken; empty when it can."""
+    if given is None:
+        return "not in the file"
+    if own.shape != given.shape:
+        return f"shape {list(given.shape)} in the file, {list(own.shape)} here"
+    if own.is_floating_point() != given.is_floating_point():
+        return f"{given.dtype} in the file, {own.dtype} here"
+    return ""
+
+
+def _example(verdicts: list[Verdict]) -> str:
+    """The first matrix or kernel that does not fit, in words."""
+    misfits = [v for v in verdicts if v.verdict == "fresh" and len(v.shape) >= 2]
+    with_shape = [v for v in misfits if "shape" in v.reason]
+    return next((f"{v.name}: {v.reason}" for v in with_shape + misfits), "it has none in common")
+
+
+def _check_frozen(stage: str, frozen: list[Verdict]) -> None:
+    """Refuse to freeze what the file did not give: it would stay random for ever."""
+    lacking = [v for v in frozen if v.verdict == "fresh"]
+    if lacking:
+        first = lacking[0]
+        parts = ", ".join(dict.fromkeys(v.part for v in lacking))
+        raise ConfigError(
+            f"{stage}_train.freeze: {parts} cannot be frozen, init_from does not give "
+            f"{len(lacking)} of its tensors, e.g. {first.name}: {first.reason}",
+            hint=f"take {parts} out of freeze, or give weights that have it",
+        )

@@ -89,7 +89,7 @@ class _Loop:
     def __init__(self, job: StageJob) -> None:
         self.job, self.cfg = job, job.cfg
         self.ema = Ema(job.backend.weights(), job.cfg.ema)
-        self.trained = Trained(job.backend, self.ema, job.world)
+        self.trained = Trained(job.backend, self.ema, job.world, job.eval_model, job.task)
         cfg, world = job.cfg, job.world
         self.shares = Shares(cfg.seed, cfg.batch, world.rank, world.size, job.backend.accumulation)
         self.progress = Progress()
@@ -204,7 +204,8 @@ def train_step(job: StageJob, shares: Shares, step: int) -> StepOutcome:
     parts = shares.of(step, task.size, task.weights)
     sums: dict[str, torch.Tensor] = {}
     for share in parts:
-        losses = backend.forward(*task.batch(share))
+        batch = task.batch(share)
+        losses = task.losses(backend.forward(*batch), batch, step)
         backend.backward(losses["loss"])
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value.detach().double() / len(parts)
@@ -237,9 +238,12 @@ def _raise_numerics(job: StageJob, step: int, parts: list[Share], what: str) -> 
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: dict[str, torch.Tensor], live: nn.Module) -> None:
-    """Give `model` the whole `weights` and the buffers of `live`. It ends in eval mode."""
+    """Give `model` the whole `weights` and the buffers of `live`; frozen parameters stay as they
+    are. It ends in eval mode.
+    """
     for name, parameter in model.named_parameters():
-        parameter.copy_(weights[name])
+        if parameter.requires_grad:
+            parameter.copy_(weights[name])
     buffers = dict(live.named_buffers())
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])

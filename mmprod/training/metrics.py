@@ -23,22 +23,29 @@ FILE = "metrics.jsonl"
 
 class Meter:
     """Running means of named figures; its state goes into checkpoints so that a resumed run logs
-    the same means.
+    the same means. A figure that is not given at every step has the mean of the steps that gave it.
     """
 
-    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
+    def __init__(
+        self,
+        sums: dict[str, float] | None = None,
+        count: int = 0,
+        counts: dict[str, int] | None = None,
+    ) -> None:
         self.sums = dict(sums or {})
         self.count = count
+        self.counts = dict.fromkeys(self.sums, count) if counts is None else dict(counts)
 
     def add(self, figures: dict[str, float]) -> None:
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.count += 1
 
     def take(self) -> dict[str, float]:
         """The means; starts anew."""
-        means = {name: total / max(1, self.count) for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts, self.count = {}, {}, 0
         return means
 
 

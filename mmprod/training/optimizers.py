@@ -37,9 +37,9 @@ def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Opt
         for group in parameter_groups(model, cfg)
     ]
     groups = [group for group in groups if group["params"]]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)
-    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if groups:
+        optimizers.append(torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True))
     if hidden:
         optimizers.append(
             torch.optim.Muon(
@@ -57,7 +57,7 @@ def _for_muon(model: nn.Module, asked: str) -> list[torch.Tensor]:
     hidden = hidden_matrices(model)
     if asked == "muon" and not hidden:
         raise ConfigError(
-            "optimizer = muon: this model has no linear layer with both sides of at least "
+            "optimizer = muon: no linear layer that trains has both sides of at least "
             f"{SMALLEST_SIDE}, so muon would move nothing",
             hint='set optimizer = "adamw", or "auto", which takes muon where it has a use',
         )

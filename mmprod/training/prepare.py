@@ -79,7 +79,7 @@ def prepare(config: Config, root: Path, world: World, stages: Sequence[str]) -> 
         only_main(world, lambda: check_captions(splits, config.data.languages))
     only_main(world, lambda: _tokenizer(config, root, splits["train"]))
     tokenizer = Tokenizer.load(root / layout.TOKENIZER)
-    dims = Dims.of(config, tokenizer.vocab_size)
+    dims = config.dims(tokenizer.vocab_size)
     hashes = data_fingerprint(folder), sha256_file(root / layout.TOKENIZER)
     return Prepared(root, config, dims, tokenizer, splits, data, *hashes)
 
@@ -126,7 +126,7 @@ def _data(config: Config, root: Path) -> str:
     own = root / layout.DATA
     if not (own / MANIFEST).is_file():
         logger.info("preparing data (%s) in %s", config.data.source, own)
-        _prepare_data(config, source, own)
+        prepare_data(config, source, own)
     return layout.DATA
 
 
@@ -188,7 +188,8 @@ def _all_have(split: Split, languages: Sequence[str], indices: NDArray[np.int64]
     return True
 
 
-def _prepare_data(config: Config, source: Path | None, out: Path) -> None:
+def prepare_data(config: Config, source: Path | None, out: Path) -> None:
+    """Make the data set of a configuration in `out`; `source`: its folder of pictures, if any."""
     data = config.data
     if data.source == "folder":
         if source is None:

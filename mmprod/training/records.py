@@ -77,6 +77,7 @@ def finish_run(prepared: Prepared) -> None:
     records = {name: record for name in STAGES if (record := _current(prepared, name)) is not None}
     names = [layout.CONFIG, layout.TOKENIZER]
     names += [f"{s}/{f}" for s in records for f in (layout.WEIGHTS, layout.STAGE, layout.METRICS)]
+    names += [f"{s}/{layout.INIT}" for s in records if (root / s / layout.INIT).is_file()]
     write_run(
         Run(
             root=root,

@@ -23,14 +23,15 @@ from mmprod.errors import ConfigError, EnvironmentMissing, IntegrityError
 from mmprod.models.codec import build_codec
 from mmprod.models.fusion_loss import CONTRAST_GROUP
 from mmprod.training.backend import Backend
-from mmprod.training.checkpointing import Identity, find_checkpoint, rewind
+from mmprod.training.checkpointing import Identity, check_identity, find_step, rewind
 from mmprod.training.codec_task import CodecTask
 from mmprod.training.codes import Codes, CodeSource, load_or_compute
 from mmprod.training.deepspeed_config import Json, read_deepspeed, resolve
 from mmprod.training.distributed import World, join, only_main
 from mmprod.training.events import Event, OnEvent, StageResult, TrainResult
+from mmprod.training.freezing import freeze_parts
 from mmprod.training.fusion_task import FusionData, FusionTask
-from mmprod.training.init_from import start_from
+from mmprod.training.init_from import check_sources, record, start_from
 from mmprod.training.loop import StageJob, train_stage
 from mmprod.training.prepare import Prepared, all_splits, prepare
 from mmprod.training.records import finish_run, finish_stage, read_stage, stage_source
@@ -72,6 +73,7 @@ def train(
     world = join(group=raw is not None)
     if "fusion" in stages:
         check_groups(config.fusion_train, raw, world.size)
+    only_main(world, lambda: check_sources(config, root, stages, resume))
     results: dict[str, StageResult] = {}
     with StopRequest() as stop:
         order = _Order(raw, resume, on_event, stop)
@@ -148,9 +150,14 @@ def _train_one(prepared: Prepared, stage: str, order: _Order, world: World) -> S
     """Everything that can be refused is built and checked before an earlier result is touched."""
     folder = prepared.root / stage
     cfg: TrainConfig = getattr(prepared.config, f"{stage}_train")
+    named = _resumes(order.resume, stage)
+    resume = order.resume if named or order.resume == "never" else "auto"
+    start = find_step(world, folder, resume)
     task = _build_task(prepared, stage, order.stop, world)
-    if cfg.init_from:
-        start_from(task, Path(cfg.init_from))
+    # A checkpoint has everything, whatever became of init_from meanwhile.
+    fresh = cfg.init_from and start is None
+    transfer = start_from(task, Path(cfg.init_from), cfg.freeze) if fresh else None
+    freeze_parts(task, cfg)
     eval_model = copy.deepcopy(task.model).to(world.device).eval() if world.is_main else None
     backend = build_backend(task, cfg, order.deepspeed, world)
     source = only_main(world, lambda: stage_source(prepared, stage))
@@ -162,14 +169,15 @@ def _train_one(prepared: Prepared, stage: str, order: _Order, world: World) -> S
         backend=backend.identity,
         world=world.size,
     )
-    named = _resumes(order.resume, stage)
-    resume = order.resume if named or order.resume == "never" else "auto"
-    start = find_checkpoint(world, folder, identity, resume)
+    if start is not None:
+        check_identity(start, identity)
     if resume == "never":
         only_main(world, lambda: _clear(folder))
     only_main(world, lambda: _unfinish(prepared.root, stage))
     if named and start is not None:
         only_main(world, lambda: rewind(folder, start))
+    if transfer is not None:
+        only_main(world, lambda: record(transfer, folder))
     result = train_stage(
         StageJob(
             task=task,
@@ -193,7 +201,7 @@ def _clear(folder: Path) -> None:
     for name in (layout.CHECKPOINTS, "tensorboard", "samples"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
-    for name in (layout.METRICS, layout.WEIGHTS, layout.STAGE):
+    for name in (layout.METRICS, layout.WEIGHTS, layout.STAGE, layout.INIT, layout.CURVES):
         (folder / name).unlink(missing_ok=True)
 
 

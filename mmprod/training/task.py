@@ -25,7 +25,7 @@ class Task(Protocol):
 
     name: str
     model: nn.Module
-    """what the backend owns; model(*batch) -> scalar losses by name, `loss` among them"""
+    """what the backend owns; model(*batch) -> outputs by name, as `losses` takes them"""
     learns_buffers: bool
     """whether its buffers are learned (a codebook), not taken from what was trained before"""
     size: int
@@ -36,13 +36,28 @@ class Task(Protocol):
     def batch(self, share: Share) -> tuple[Tensor, ...]:
         """The tensors of this share on the device: a pure function of (share, data)."""
 
+    def losses(
+        self, outputs: dict[str, Tensor], batch: tuple[Tensor, ...], step: int
+    ) -> dict[str, Tensor]:
+        """Scalar losses by name, `loss` among them, from what the model gave for a micro-batch of
+        the step-th step (from 0). Networks that are not part of the model are used here.
+        """
+
     def keys(self, indices: Indices) -> list[str]:
         """Names of samples, for error messages."""
 
     def after_step(self) -> dict[str, float]:
-        """Runs after each optimizer step on all ranks (codebook update); returns readouts, equal on
-        all ranks.
+        """Runs after each optimizer step on all ranks (codebook, discriminator); returns readouts,
+        equal on all ranks.
         """
+
+    def state(self) -> dict[str, Tensor]:
+        """What is trained outside the model, by name, on the CPU; the same on all ranks. Empty:
+        nothing.
+        """
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state` gave. Raises IntegrityError when it does not fit."""
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Evaluate a copy of `model` in eval mode, fp32. Deterministic."""

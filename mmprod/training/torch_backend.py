@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmprod.config.schema import TrainConfig
-from mmprod.training.backend import Autocast, Losses, named_weights, set_rate
+from mmprod.training.backend import Autocast, Outputs, named_weights, set_rate
 from mmprod.training.distributed import World
 from mmprod.training.optimizers import build_optimizers
 
@@ -36,9 +36,9 @@ class TorchBackend:
         self._clip = cfg.clip or float("inf")
         self._optimizers = build_optimizers(model, cfg)
 
-    def forward(self, *batch: Tensor) -> Losses:
-        losses: Losses = self._model(*batch)
-        return losses
+    def forward(self, *batch: Tensor) -> Outputs:
+        outputs: Outputs = self._model(*batch)
+        return outputs
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]

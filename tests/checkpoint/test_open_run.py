@@ -15,7 +15,7 @@ from mmprod.checkpoint import Run, StageRecord, open_run
 from mmprod.checkpoint.models import load_codec, load_models
 from mmprod.checkpoint.run import write_run
 from mmprod.config.load import to_toml
-from mmprod.config.schema import CodecConfig, Config, DataConfig, Dims, FusionConfig
+from mmprod.config.schema import CodecConfig, Config, DataConfig, FusionConfig
 from mmprod.errors import IntegrityError
 from mmprod.manifest import FileEntry
 from mmprod.models.codec import build_codec
@@ -32,7 +32,7 @@ def root(tmp_path):
         codec=CodecConfig(channels=8, multipliers=(1, 2), codebook_size=16, code_dim=4),
         fusion=FusionConfig(width=16, heads=2, embedding=8),
     )
-    dims = Dims.of(config, vocabulary=300)
+    dims = config.dims(300)
     (tmp_path / "config.toml").write_text(to_toml(config))
     (tmp_path / "tokenizer.json").write_text("{}")
     for stage, model in (
@@ -66,7 +66,7 @@ def edit(root, **changes):
 def test_what_is_written_is_read_back(root):
     run = open_run(root)
     assert run.config.name == run.name == "made"
-    assert run.dims == Dims.of(run.config, 300)
+    assert run.dims == run.config.dims(300)
     assert run.stages["fusion"] == StageRecord(5, 4, {"loss": 0.5})
     assert run.tokenizer_path == root / "tokenizer.json"
     assert run.data_root == root / "data"
@@ -108,7 +108,7 @@ def test_a_folder_without_run_json_is_no_run(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "run format 2"),
+        ({"format": 9}, "run format 9"),
         ({"kind": "bundle"}, "does not describe a run"),
         ({"dims": {"width": 3}}, "lacks something"),
         ({"stages": {"codec": {}}}, "lacks something"),

@@ -8,7 +8,6 @@ import pytest
 
 from mmprod.cli.plan import plan, rank_bytes, training_samples
 from mmprod.config.load import load_config
-from mmprod.config.schema import Dims
 from mmprod.models.codec import build_codec
 from mmprod.models.fusion import build_fusion
 
@@ -20,7 +19,7 @@ def test_parameters_are_those_of_the_real_models() -> None:
     found = {p.stage: p.parameters for p in plan(config)}
     codec, fusion = (
         build_codec(config.codec),
-        build_fusion(config.fusion, Dims.of(config, config.data.vocabulary)),
+        build_fusion(config.fusion, config.dims(config.data.vocabulary)),
     )
     assert found["codec"] == sum(p.numel() for p in codec.parameters())
     assert found["fusion"] == sum(p.numel() for p in fusion.parameters())

@@ -52,9 +52,10 @@ def test_tree_has_what_the_documentation_promises() -> None:
     promised = (
         "doctor", "demo", "config show", "config validate", "config schema",
         "data prepare avatars", "data prepare folder", "data prepare emoji", "data stats",
-        "data verify", "train", "ckpt ls", "ckpt verify", "eval", "export", "build", "parity run",
+        "data verify", "train", "codec sweep", "codec rate", "ckpt ls",
+        "ckpt verify", "eval", "export", "build", "parity run",
         "parity selftest", "parity sabotage", "bundle inspect", "bundle verify", "generate",
-        "caption",
+        "caption", "compress", "decompress",
     )  # fmt: skip
     assert sorted(COMMANDS) == sorted(promised)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,13 +12,14 @@ import mmprod
 from mmprod.config.keys import flatten
 from mmprod.config.load import (
     configs_dir,
+    example_names,
     json_schema,
     load_config,
     preset_names,
     resolve_with_origin,
     to_toml,
 )
-from mmprod.config.schema import Config
+from mmprod.config.schema import CodecConfig, Config
 from mmprod.errors import ConfigError, EnvironmentMissing
 
 
@@ -43,6 +45,18 @@ def test_preset_names_itself_and_round_trips(name: str, tmp_path: Path) -> None:
     config = load_config(name)
     assert config.name == name
     assert load_config(write(tmp_path, to_toml(config))) == config
+
+
+@pytest.mark.parametrize("name", example_names())
+def test_an_example_names_itself_and_round_trips(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    assert config.name == f"quantizer-{config.codec.quantizer}" == name.replace("s/", "-")
+    assert load_config(write(tmp_path, to_toml(config))) == config
+
+
+def test_every_quantizer_has_an_example() -> None:
+    kinds = CodecConfig.model_fields["quantizer"].annotation
+    assert example_names() == sorted(f"quantizers/{kind}" for kind in get_args(kinds))
 
 
 def test_article_preset_is_the_setting_of_the_article() -> None:

@@ -159,16 +159,17 @@ def test_references_are_real_samples_with_torch_outputs(exported: Exported) -> N
         if name == "image_to_text":
             np.testing.assert_array_equal(stored["b1/in/pixels"], exported.samples["pixels"][:1])
             np.testing.assert_array_equal(stored["b3/in/pixels"], exported.samples["pixels"][1:4])
-        if name == "fusion_step":
+        if name in ("fusion_step", "code_prior"):
             masked = stored["b3/in/codes"] == DIMS.codebook_size
             assert 0.2 < masked.mean() < 0.8
+        if name == "fusion_step":
             tokens = stored["b3/in/tokens"]
             free = tokens == DIMS.vocabulary
             np.testing.assert_array_equal(tokens[~free], exported.samples["tokens"][1:4][~free])
 
 
 def test_events_count_up(exported: Exported) -> None:
-    for stage, total in (("trace", 11), ("write", 14), ("reference", 7)):
+    for stage, total in (("trace", 12), ("write", 16), ("reference", 8)):
         found = [event for event in exported.events if event.stage == stage]
         assert [event.done for event in found] == list(range(1, total + 1))
         assert {event.total for event in found} == {total}

@@ -16,7 +16,6 @@ from mmprod.config.schema import (
     CodecConfig,
     Config,
     DataConfig,
-    Dims,
     FusionConfig,
     SamplerConfig,
 )
@@ -43,7 +42,7 @@ CONFIG = Config(
     ),
     sampler=SamplerConfig(image_steps=3, text_steps=3),
 )
-DIMS = Dims.of(CONFIG, 48)
+DIMS = CONFIG.dims(48)
 
 
 @dataclass(frozen=True)

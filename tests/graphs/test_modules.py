@@ -78,6 +78,17 @@ def test_text_features_made_once_equal_the_whole_model(models: tuple[Codec, Fusi
         assert torch.equal(fusion.image.decode(fused), fusion(codes, tokens)[0])
 
 
+def test_the_code_prior_is_the_whole_model_without_a_text(models: tuple[Codec, Fusion]) -> None:
+    codes = torch.randint(0, 21, (3, 16), generator=torch.Generator().manual_seed(5))
+    module = build_module(
+        "code_prior", codec=models[0], fusion=models[1], dims=DIMS, sampler=SAMPLER
+    )
+    with torch.inference_mode():
+        (found,) = module(codes.to(torch.int32))
+        whole, _ = models[1](codes, torch.full((3, 6), 15))
+    torch.testing.assert_close(found, whole, atol=1e-5, rtol=0)
+
+
 def test_loop_modules_name_what_they_carry(models: tuple[Codec, Fusion]) -> None:
     for name, spec in CATALOG.items():
         module = build_module(name, codec=models[0], fusion=models[1], dims=DIMS, sampler=SAMPLER)

@@ -76,14 +76,14 @@ def test_an_unused_code_is_restarted_and_its_average_reset() -> None:
     lost = F.normalize(torch.tensor([-1.0, 0.0, 0.0, 0.0]), dim=0)
     z = latents(5)
     z[:, 0] = z[:, 0].abs() + 3
-    q.codes[0], q.sums[0] = lost, 5 * lost
+    q.codes[0], q.book.averages[0, 1:] = lost, 5 * lost
     restarts = 0.0
     for _ in range(20):
         q(z)
         restarts += q.update()["restarts"]
     assert restarts >= 1
     assert float(q.codes[0] @ lost) < 0
-    assert float(q.sums[0] @ lost) < 0
+    assert float(q.book.averages[0, 1:] @ lost) < 0
 
 
 def test_evaluation_gathers_nothing() -> None:

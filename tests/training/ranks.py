@@ -20,7 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def launch(
-    folder: Path, order: dict[str, Any], world: int, timeout_s: int = 900
+    folder: Path,
+    order: dict[str, Any],
+    world: int,
+    timeout_s: int = 900,
+    program: Path = Path(__file__),
 ) -> list[dict[str, Any]]:
     """Run `world` ranks on `order` and return what each reported. Fails with their output."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +40,7 @@ def launch(
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, str(Path(__file__)), str(folder / "order.json")]
+    command = [sys.executable, str(program), str(folder / "order.json")]
     logs = [(folder / f"rank-{rank}.log").open("w") for rank in range(world)]
     ranks = [
         subprocess.Popen(
@@ -86,17 +90,23 @@ def report(job: Any, losses: list[float]) -> dict[str, Any]:
         "buffers": digest(dict(job.task.model.named_buffers())),
         "weights": digest(job.backend.gather(job.backend.weights())),
         "averages": digest(job.backend.gather(load_file(last / f"{ema}.safetensors"))),
+        "beside": digest(job.task.state()),
     }
 
 
 def train_and_report(
-    folder: Path, world: Any, deepspeed: Any, stage: str, train: dict[str, Any]
+    folder: Path,
+    world: Any,
+    deepspeed: Any,
+    stage: str,
+    train: dict[str, Any],
+    codec: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train straight through; then again stopping half-way and resuming in a new engine."""
     from mmprod.training.loop import train_stage
-    from tests.training.tiny import make_job, tiny_config
+    from tests.training.tiny import make_job, tiny_config, with_codec
 
-    config = tiny_config(**train)
+    config = with_codec(tiny_config(**train), **(codec or {}))
     out: dict[str, Any] = {}
     for name in ("straight", "resumed"):
         losses: list[float] = []
@@ -168,7 +178,14 @@ def main(order_path: Path) -> None:
     for name, path in order["files"].items():
         raw = read_deepspeed(Path(path))
         folder = Path(order["folder"]) / name
-        results[name] = train_and_report(folder, world, raw, order["stage"], order["train"])
+        if order.get("freeze"):
+            from tests.training.frozen import train_frozen
+
+            results[name] = train_frozen(folder, world, raw, order)
+            continue
+        results[name] = train_and_report(
+            folder, world, raw, order["stage"], order["train"], order.get("codec")
+        )
     if order.get("nan"):
         from tests.training.tiny import make_job, tiny_config
 

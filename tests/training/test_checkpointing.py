@@ -150,7 +150,7 @@ def test_an_interrupted_save_leaves_nothing_that_is_read(saved, monkeypatch):
 def test_an_unknown_format_is_refused(saved):
     path = saved[2] / "checkpoints" / "step-00000003"
     text = (path / "manifest.json").read_text()
-    (path / "manifest.json").write_text(text.replace('"format": 1', '"format": 9'))
+    (path / "manifest.json").write_text(text.replace('"format": 2', '"format": 9'))
     with pytest.raises(IntegrityError, match="format 9"):
         verify_step(path)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from mmprod.errors import ConfigError, IntegrityError
-from mmprod.training.init_from import start_from
-from tests.training.tiny import codec_task, fusion_task, tiny_config
+from mmprod.manifest import sha256_file
+from mmprod.models.fusion import build_fusion
+from mmprod.training.codec_task import CodecTask
+from mmprod.training.init_from import record, start_from
+from mmprod.training.transfer import read_transfer
+from tests.training.tiny import ALONE, MadeUp, codec_task, fusion_task, tiny_config
 
 
 def state(task):
@@ -45,17 +51,113 @@ def test_a_codec_takes_the_whole_codebook_state(tmp_path):
 
 
 def test_a_codec_takes_no_part_of_a_codebook_of_another_size(tmp_path):
-    """Else `updates` would say that the fresh codes were initialised from data."""
+    """Else the counters would say that the fresh codes were initialised from data."""
     task = codec_task(tiny_config())
     before, given = state(task), foreign(task)
-    for name in ("codes", "sums", "idle", "rate"):
-        given[f"quantizer.{name}"] = torch.cat([given[f"quantizer.{name}"]] * 2)
-    start_from(task, write(tmp_path, given))
-    after = state(task)
     buffers = {name for name, _ in task.model.named_buffers()}
-    assert "quantizer.updates" in buffers
+    for name in buffers:
+        if given[name].ndim:
+            given[name] = torch.cat([given[name]] * 2)
+    transfer = start_from(task, write(tmp_path, given))
+    after = state(task)
+    assert any(given[name].ndim == 0 for name in buffers)
     assert all(torch.equal(after[name], before[name]) for name in buffers)
     assert all(torch.equal(after[name], given[name]) for name in after.keys() - buffers)
+    reasons = {v.name: v.reason for v in transfer.tensors}
+    assert reasons["quantizer.rate"] == "shape [64] in the file, [32] here"
+    assert reasons["quantizer.updates"] == "the codebook is taken whole or not at all"
+    assert {v.part for v in transfer.tensors if v.verdict == "loaded"} == {"encoder", "decoder"}
+
+
+def test_pictures_of_another_size_take_all_of_a_codec_and_most_of_a_fusion_model(tmp_path):
+    small, large = tiny_config(), tiny_config()
+    large = large.model_copy(update={"data": large.data.model_copy(update={"image_size": 32})})
+    codec = CodecTask(large, MadeUp(8, 32), MadeUp(8, 32), ALONE.device)
+    given = foreign(codec_task(small))
+    assert start_from(codec, write(tmp_path, given)).count("fresh") == 0
+    dims = [config.dims(270) for config in (small, large)]
+    few, many = (build_fusion(small.fusion, d) for d in dims)
+    given = {name: tensor.clone() for name, tensor in few.state_dict().items()}
+    transfer = start_from(Bare("fusion", many), write(tmp_path, given))
+    fresh = {v.name: v.reason for v in transfer.tensors if v.verdict == "fresh"}
+    assert fresh.pop("image.place") == "shape [16, 16] in the file, [64, 16] here"
+    assert fresh.keys() == {"image.features", "text.features"}
+    assert set(fresh.values()) == {"comes from this run's own inputs"}
+
+
+class Bare:
+    """A task of which only the model matters."""
+
+    learns_buffers = False
+
+    def __init__(self, name, model):
+        self.name, self.model = name, model
+
+    def core(self, model):
+        return model
+
+
+def test_a_model_of_another_width_is_refused_though_some_biases_fit(tmp_path):
+    wide = tiny_config()
+    wide = wide.model_copy(update={"codec": wide.codec.model_copy(update={"channels": 16})})
+    given = state(codec_task(wide))
+    own = state(codec_task(tiny_config()))
+    assert any(own[name].shape == given[name].shape for name in own)
+    with pytest.raises(ConfigError, match=r"no tensor .*shape \[16, .* in the file, \[8, "):
+        start_from(codec_task(tiny_config()), write(tmp_path, given))
+
+
+def test_every_tensor_has_a_verdict_in_the_record_and_the_log(tmp_path, caplog):
+    task = codec_task(tiny_config())
+    given = foreign(task) | {"head.weight": torch.zeros(3, 4)}
+    lost = given.pop("decoder.layers.0.bias")
+    path = write(tmp_path, given)
+    caplog.set_level(logging.DEBUG)
+    transfer = start_from(task, path)
+    record(transfer, tmp_path / "codec")
+    again = read_transfer(tmp_path / "codec")
+    assert again == transfer
+    assert (again.source, again.sha256) == (str(path), sha256_file(path))
+    by_name = {v.name: v for v in again.tensors}
+    assert by_name.keys() == state(task).keys() | {"head.weight"}
+    assert by_name["head.weight"].verdict == "unused"
+    assert by_name["decoder.layers.0.bias"].reason == "not in the file"
+    assert sum(row.values for row in again.rows() if row.verdict == "fresh") == lost.numel()
+    assert "1 stay fresh" in caplog.text
+    assert "fresh: 1 of decoder (not in the file): decoder.layers.0.bias" in caplog.text
+    assert read_transfer(tmp_path) is None
+
+
+def test_half_precision_is_taken_and_integers_are_not(tmp_path):
+    task = codec_task(tiny_config())
+    given = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in foreign(task).items()
+    }
+    given["decoder.layers.0.bias"] = given["decoder.layers.0.bias"].to(torch.int32)
+    transfer = start_from(task, write(tmp_path, given))
+    (fresh,) = (v for v in transfer.tensors if v.verdict == "fresh")
+    assert fresh.reason == "torch.int32 in the file, torch.float32 here"
+    name = "encoder.layers.0.weight"
+    assert torch.equal(state(task)[name], given[name].float())
+
+
+def test_weights_with_a_nan_are_refused(tmp_path):
+    given = foreign(codec_task(tiny_config()))
+    given["encoder.layers.0.weight"][0, 0, 0, 0] = torch.nan
+    with pytest.raises(IntegrityError, match=r"encoder\.layers\.0\.weight .* NaN"):
+        start_from(codec_task(tiny_config()), write(tmp_path, given))
+
+
+def test_a_frozen_part_must_be_given_whole(tmp_path):
+    task = codec_task(tiny_config())
+    before, given = state(task), foreign(task)
+    given.pop("encoder.layers.0.bias")
+    path = write(tmp_path, given)
+    with pytest.raises(ConfigError, match=r"encoder cannot be frozen.* encoder\.layers\.0\.bias"):
+        start_from(task, path, ("encoder", "quantizer"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state(task).items())
+    start_from(task, path, ("decoder", "quantizer"))
 
 
 def test_a_file_that_is_no_weights_is_an_integrity_error(tmp_path):

@@ -64,7 +64,7 @@ def test_the_loop_equals_one_written_by_hand(tmp_path):
     for name, tensor in average.items():
         torch.testing.assert_close(saved[name], tensor, atol=2e-6, rtol=1e-5)
     for name, buffer in task.model.named_buffers():
-        torch.testing.assert_close(saved[name], buffer, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(saved[name], buffer, atol=5e-6, rtol=1e-5)
     assert set(saved) == set(task.model.state_dict())
 
 

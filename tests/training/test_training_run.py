@@ -14,6 +14,7 @@ from mmprod.checkpoint.models import load_models
 from mmprod.errors import ConfigError, IntegrityError
 from mmprod.training.metrics import read_metrics
 from mmprod.training.run import train
+from mmprod.training.transfer import read_transfer
 from tests.training.mini import TRAIN, mini_config
 
 
@@ -166,7 +167,7 @@ def test_resume_from_a_named_step_trains_that_stage_on(run_folder):
 
 def test_training_starts_from_given_weights_and_says_what_did_not_fit(finished, tmp_path, caplog):
     weights = load_file(finished[0] / "codec" / "model.safetensors")
-    weights["unknown"] = weights["quantizer.codes"].clone()
+    weights["unknown"] = weights["quantizer.rate"].clone()
     weights["decoder.layers.0.weight"] = weights["decoder.layers.0.weight"][:1].clone()
     path = tmp_path / "start.safetensors"
     save_file(weights, path)
@@ -176,8 +177,10 @@ def test_training_starts_from_given_weights_and_says_what_did_not_fit(finished, 
     trained = load_file(tmp_path / "run" / "codec" / "model.safetensors")
     name = "encoder.layers.1.weight"
     assert abs(trained[name] - weights[name]).max() < 1e-6
-    assert "unknown" in caplog.text
-    assert "decoder.layers.0.weight" in caplog.text
+    verdicts = {v.name: v.verdict for v in read_transfer(tmp_path / "run" / "codec").tensors}
+    assert verdicts["unknown"] == "unused"
+    assert verdicts["decoder.layers.0.weight"] == "fresh"
+    assert "1 stay fresh" in caplog.text
 
 
 def test_flipped_pictures_and_their_codes(finished, tmp_path):

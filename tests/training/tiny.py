@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmprod.config.schema import CodecConfig, Config, DataConfig, Dims, FusionConfig, TrainConfig
+from mmprod.config.schema import CodecConfig, Config, DataConfig, FusionConfig, TrainConfig
 from mmprod.data.tokenizer import train_tokenizer
 from mmprod.training.checkpointing import Identity, find_checkpoint
 from mmprod.training.codec_task import CodecTask
 from mmprod.training.codes import Codes
 from mmprod.training.distributed import World
+from mmprod.training.freezing import freeze_parts
 from mmprod.training.fusion_task import FusionData, FusionTask
 from mmprod.training.loop import StageJob
 from mmprod.training.run import build_backend
@@ -51,6 +52,12 @@ def tiny_config(**train: object) -> Config:
         ),
         fusion_train=section,
     )
+
+
+def with_codec(config: Config, **changes: object) -> Config:
+    """The same job with changes in the codec's section, checked."""
+    codec = CodecConfig.model_validate({**config.codec.model_dump(), **changes})
+    return config.model_copy(update={"codec": codec})
 
 
 class MadeUp:
@@ -97,7 +104,7 @@ def fusion_task(config: Config) -> FusionTask:
     ]
     data = FusionData(train, val, *codes, tokenizer, codec)
     torch.manual_seed(config.fusion_train.seed)
-    return FusionTask(config, Dims.of(config, tokenizer.vocab_size), data, ALONE.device)
+    return FusionTask(config, config.dims(tokenizer.vocab_size), data, ALONE.device)
 
 
 def make_job(
@@ -109,10 +116,14 @@ def make_job(
     deepspeed: dict | None = None,
     resume: str = "auto",
     on_event=None,
+    given=None,
 ) -> StageJob:
-    """A job of either stage, as `run.py` puts it together."""
+    """A job of either stage, as `run.py` puts it together. given(task): what `init_from` does."""
     task = codec_task(config) if stage == "codec" else fusion_task(config)
     cfg = config.codec_train if stage == "codec" else config.fusion_train
+    if given is not None:
+        given(task)
+    freeze_parts(task, cfg)
     eval_model = copy.deepcopy(task.model).eval() if world.is_main else None
     backend = build_backend(task, cfg, copy.deepcopy(deepspeed), world)
     identity = Identity(stage, "config", "data", "tokenizer", backend.identity, world.size)

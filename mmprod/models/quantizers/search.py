@@ -1,0 +1,59 @@
+"""Nearest code: the largest <x, c> - |c|^2 / 2, which has the order of the smallest distance.
+
+One matrix product with the constant as its bias (and no bias for unit codes), then a maximum. In
+training over chunks of rows, without autograd, so the (rows x K) matrix never exists as a whole;
+in a graph on everything at once.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SCORES = 2**20
+"""similarities alive at a time while training: what stays in the cache"""
+BLOCK = 128
+"""codes whose maximum is taken together; a maximum without its place is many times faster than one
+with it, so the place is looked for in the best block only"""
+
+
+def bias_of(codes: Tensor) -> Tensor:
+    """codes (K, D) -> -|c|^2 / 2, (K,)."""
+    return codes.square().sum(1) * -0.5
+
+
+@torch.no_grad()
+def nearest(rows: Tensor, codes: Tensor, *, unit: bool) -> Tensor:
+    """rows (n, D), codes (K, D) -> index (n,) int64 of the nearest code. `unit`: all codes have
+    length 1.
+    """
+    transposed = codes.T.contiguous()
+    bias = None if unit else bias_of(codes)
+    height = min(len(rows), max(1, SCORES // len(codes)))
+    buffer = rows.new_empty(height, len(codes))
+    found = []
+    for chunk in torch.split(rows, height):
+        scores = buffer[: len(chunk)]
+        if bias is None:
+            torch.mm(chunk, transposed, out=scores)
+        else:
+            torch.addmm(bias, chunk, transposed, out=scores)
+        found.append(_first_largest(scores))
+    return torch.cat(found)
+
+
+def _first_largest(scores: Tensor) -> Tensor:
+    """scores (n, K) -> the place of the largest of each row, the first of equals; (n,) int64."""
+    count, codes = scores.shape
+    if codes % BLOCK:
+        return scores.argmax(1)
+    blocks = scores.view(count, codes // BLOCK, BLOCK)
+    best = blocks.amax(2).argmax(1)
+    inside = blocks[torch.arange(count, device=scores.device), best].argmax(1)
+    return best * BLOCK + inside
+
+
+def nearest_in_graph(x: Tensor, codes: Tensor, *, unit: bool) -> Tensor:
+    """x (B, N, D), codes (K, D) -> index (B, N) int64; exports as MatMul, Add, ArgMax."""
+    return F.linear(x, codes, None if unit else bias_of(codes)).argmax(2)
