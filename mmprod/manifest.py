@@ -50,12 +50,15 @@ def sha256_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, new: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed over
     `path`, and the rename is flushed too; else it is removed.
+
+    `new`: nothing is overwritten. Raises FileExistsError at the end when something of that name
+    has appeared meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -63,6 +66,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
+        if new:
+            path.touch(exist_ok=False)  # takes the name; works where there are no hard links too
         temporary.replace(path)
         _flush_folder(path.parent)
     except BaseException:

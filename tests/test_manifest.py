@@ -34,3 +34,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_new_file_never_replaces_one(tmp_path):
+    target = tmp_path / "file.txt"
+    with atomic_path(target, new=True) as temporary:
+        temporary.write_text("mine")
+    with pytest.raises(FileExistsError), atomic_path(target, new=True) as temporary:
+        temporary.write_text("second")
+    assert target.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    write_text(tmp_path / ("x" * 255), "text")
+    assert [len(path.name) for path in tmp_path.iterdir()] == [255]

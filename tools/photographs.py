@@ -5,15 +5,18 @@
 writes OUT/patches/{train,val}/*.png (squares cut at random places and scales from nature
 photographs of Debian's mate-backgrounds and plasma-workspace-wallpapers) and OUT/test/*.png (24
 photographs, 256 x 256: 13 of Debian's lomiri-wallpapers-16.04, 9 of scikit-image, 2 of
-scikit-learn). No test photograph is among those that patches are cut from. The packages are fetched
-with `apt-get download` into OUT/packages; their licences (GPL-2+, CC-BY, CC-BY-SA, CC0) are named
-there and bind what is made of the pictures: nothing of it is part of mmprod.
+scikit-learn; extras `dev` and `bench`). Pictures of an earlier run in these folders are removed. No
+test photograph is among those that patches are cut from. The packages are fetched with `apt-get
+download` into OUT/packages; their licences (GPL-2+, CC-BY, CC-BY-SA, CC0) are named there and bind
+what is made of the pictures: nothing of it is part of mmprod.
 Then: mmprod data prepare folder OUT/patches --out data/photographs --size 64
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 PACKAGES = ("mate-backgrounds", "plasma-workspace-wallpapers", "lomiri-wallpapers-16.04")
-TEST_SIDE, PATCH_SIDE = 256, 64
+TESTS, TEST_SIDE, PATCH_SIDE = 24, 256, 64
 PATCHES = {"train": 12000, "val": 400}
 SMALLEST_CUT = 0.1
 """Share of the photograph's height"""
@@ -36,6 +39,28 @@ PLASMA = (
     *("BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf"),
     *("Grey", "Kite", "OneStandsOut", "Path", "summer_1am"),
 )
+
+
+def check_tools() -> None:
+    """Everything needed is there before anything is fetched or removed. Raises SystemExit."""
+    missing = [name for name in ("apt-get", "dpkg-deb") if shutil.which(name) is None]
+    if missing:
+        raise SystemExit(f"needs {' and '.join(missing)}: run it on Debian or Ubuntu")
+    modules = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+    missing = [own for name, own in modules.items() if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SystemExit(
+            f"needs {' and '.join(missing)}: "
+            'pip install -c constraints.txt -e ".[dev,bench]" installs both'
+        )
+
+
+def empty(folder: Path) -> Path:
+    """The folder without the pictures of an earlier run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in folder.glob("*.png"):
+        picture.unlink()
+    return folder
 
 
 def fetch(folder: Path) -> None:
@@ -52,9 +77,13 @@ def fetch(folder: Path) -> None:
 
 
 def one(folder: Path, pattern: str) -> Image.Image:
-    """The largest picture that matches, RGB."""
-    found = max(folder.rglob(pattern), key=lambda path: path.stat().st_size)
-    return Image.open(found).convert("RGB")
+    """The largest picture that matches, RGB. Raises SystemExit where none does."""
+    found = sorted(folder.rglob(pattern), key=lambda path: path.stat().st_size)
+    if not found:
+        raise SystemExit(
+            f"{folder} holds no {pattern}: the package has changed; the sets would too"
+        )
+    return Image.open(found[-1]).convert("RGB")
 
 
 def training(folder: Path) -> Iterator[Image.Image]:
@@ -100,19 +129,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path)
     out: Path = parser.parse_args().out
+    check_tools()
     fetch(out / "packages")
-    (out / "test").mkdir(parents=True, exist_ok=True)
-    for name, photograph in testing(out / "packages"):
+    tests, photographs = dict(testing(out / "packages")), list(training(out / "packages"))
+    if len(tests) != TESTS:
+        raise SystemExit(f"found {len(tests)} test photographs, not {TESTS}: {', '.join(tests)}")
+    empty(out / "test")
+    for name, photograph in tests.items():
         square = ImageOps.fit(photograph, (TEST_SIDE, TEST_SIDE), Image.Resampling.LANCZOS)
         square.save(out / "test" / f"{name}.png")
-    photographs = list(training(out / "packages"))
     rng = np.random.default_rng(0)
     for split, count in PATCHES.items():
-        (out / "patches" / split).mkdir(parents=True, exist_ok=True)
+        empty(out / "patches" / split)
         for index in range(count):
             patch = cut(photographs[index % len(photographs)], rng)
             patch.save(out / "patches" / split / f"{index:05d}.png")
-    sys.stdout.write(f"{out}: {len(list((out / 'test').iterdir()))} test photographs, ")
+    sys.stdout.write(f"{out}: {len(tests)} test photographs, ")
     sys.stdout.write(f"{PATCHES['train']} patches of {len(photographs)} others\n")
     return 0
 

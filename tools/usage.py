@@ -1,6 +1,7 @@
 """Codebook usage race: our default against plain vector quantization, `python tools/usage.py`.
 
-K = 16384, D = 8, 64 px, batch 64, the layers of preset `tiny` and the same batches for both.
+K = 16384, D = 8, 64 px, batch 64, the layers of preset `tiny`, its loss, its learning rate with
+warm-up and cosine and its betas (Adam), and the same batches for both.
 Plain VQ is the quantizer of VQ-VAE as VQGAN and diffusers ship it: codes uniform in (-1/K, 1/K),
 moved by gradients (van den Oord et al. 2017, eq. 3). Prints usage (share of codes seen in the last
 65,536 tokens), perplexity and PSNR of the current batch. A window of 65,536 tokens shows at most
@@ -28,10 +29,13 @@ from mmprod.config.schema import CodecConfig, Config, DataConfig
 from mmprod.data.order import global_batch
 from mmprod.data.store import open_split
 from mmprod.models.codec import Codec, build_codec, to_signal
+from mmprod.models.losses import reconstruction_terms, weighted_sum
 from mmprod.models.quantizers.base import Quantized, Quantizer, codes_of, grid_of, rows_of
 from mmprod.models.quantizers.gradients import straight_through
 from mmprod.models.quantizers.search import nearest, nearest_in_graph
+from mmprod.training.backend import set_rate
 from mmprod.training.prepare import prepare_data
+from mmprod.training.schedule import learning_rate
 
 SHOWN = (25, 50, 100, 200, 400, 600, 800, 1000)
 
@@ -68,7 +72,8 @@ class PlainQuantizer(Quantizer):
 
 def race(codec: Codec, pictures: Any, options: argparse.Namespace) -> list[dict[str, float]]:
     """Train `codec` for options.steps; the readouts at SHOWN steps."""
-    optimizer = torch.optim.Adam(codec.parameters(), lr=options.lr)
+    schedule = options.schedule
+    optimizer = torch.optim.Adam(codec.parameters(), lr=schedule.lr, betas=schedule.betas)
     rows, started = [], time.perf_counter()
     for step in range(1, options.steps + 1):
         indices = global_batch(0, step - 1, options.batch, len(pictures))
@@ -76,13 +81,15 @@ def race(codec: Codec, pictures: Any, options: argparse.Namespace) -> list[dict[
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             quantized = codec.quantizer(codec.encoder(x))
             restored = codec.decoder(quantized.latents).float()
-        error = F.mse_loss(restored, x)
+        error = F.mse_loss(restored.detach(), x)
+        terms = reconstruction_terms(restored, x, codec.loss_weights)
+        set_rate(optimizer.param_groups, learning_rate(schedule, step - 1))
         optimizer.zero_grad()
-        (quantized.encoder_loss + F.l1_loss(restored, x) + error).backward()
+        (quantized.encoder_loss + weighted_sum(terms, codec.loss_weights)).backward()
         optimizer.step()
         readout = codec.quantizer.update()
         if step in SHOWN or step == options.steps:
-            psnr = 10 * np.log10(4 / float(error.detach()))
+            psnr = 10 * np.log10(4 / float(error))
             rows.append({"step": step, **readout, "psnr": float(psnr)})
             spent = (time.perf_counter() - started) / step
             sys.stdout.write(
@@ -101,15 +108,18 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=4000, help="avatars to draw")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--lr", type=float, help="peak; without: that of the preset")
     parser.add_argument("--size", type=int, default=16384, help="codes")
     parser.add_argument("--only", choices=("ours", "plain"), help="one of the two")
     parser.add_argument("--bf16", action="store_true", help="convolutions in bf16")
     parser.add_argument("--json", default="", help="file to write the figures to")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    tiny = load_config("tiny").codec
-    cfg = CodecConfig(**tiny.model_dump() | {"codebook_size": options.size, "code_dim": 8})
+    preset = load_config("tiny")
+    options.schedule = preset.codec_train.model_copy(
+        update={"steps": options.steps, "lr": options.lr or preset.codec_train.lr}
+    )
+    cfg = CodecConfig(**preset.codec.model_dump() | {"codebook_size": options.size, "code_dim": 8})
     with tempfile.TemporaryDirectory() as folder:
         root = Path(options.data) if options.data else Path(folder) / "data"
         if not options.data:
@@ -123,7 +133,11 @@ def main() -> int:
             codec = build_codec(cfg).train()
             if name == "plain":
                 codec.quantizer = PlainQuantizer(options.size, 8, cfg.commitment)
-            sys.stdout.write(f"{name}: K {options.size}, D 8, batch {options.batch}\n")
+            loss = " + ".join(f"{weight:g} {term}" for term, weight in codec.loss_weights.items())
+            sys.stdout.write(
+                f"{name}: K {options.size}, D 8, batch {options.batch}; loss {cfg.loss} ({loss}); "
+                f"rate {options.schedule.lr:g} after {options.schedule.warmup} steps, cosine\n"
+            )
             found[name] = race(codec, pictures, options)
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=2) + "\n")

@@ -20,6 +20,7 @@ from mmprod.errors import IntegrityError
 
 Symbols = npt.NDArray[np.int32]
 
+_GOOD_COPY = "take the file from a good copy"
 _STATE = 64
 _WORD_BYTES = 4
 CODES_PER_BYTE = 2837
@@ -69,9 +70,16 @@ class RangeWriter:
 
 
 class RangeReader:
-    """Gives the symbols back when asked with the same tables in the same order."""
+    """Gives the symbols back when asked with the same tables in the same order.
+
+    It codes them again as they come. Their information may exceed the payload by 32 bits at most:
+    the bytes end with the last word that was pushed out, or later, and the interval left is one of
+    at least 2^32 in 2^64 (rounding inside the coder only narrows it). So a payload that ends too
+    early is refused as soon as it has ended, whatever its header claims.
+    """
 
     def __init__(self, payload: bytes) -> None:
+        self._payload, self._again = payload, RangeWriter()
         padded = payload + bytes(_STATE // 8 + -len(payload) % _WORD_BYTES)
         self._decoder = constriction.stream.queue.RangeDecoder(
             np.frombuffer(padded, ">u4").astype(np.uint32)
@@ -79,10 +87,30 @@ class RangeReader:
 
     def take(self, table: Frequencies, count: int) -> Symbols:
         """`count` symbols int32; table (count, S) or (S,). Raises IntegrityError when no symbols
-        could have been coded like this.
+        could have been coded like this, or the bytes are used up.
         """
         if not count:
             return np.empty(0, np.int32)
+        found = self._decoded(table, count)
+        self._again.put(found, table)
+        if self._again.bits > 8 * (len(self._payload) + SPARE_BYTES):
+            raise IntegrityError(
+                f"the payload has {len(self._payload)} bytes, its codes take more", hint=_GOOD_COPY
+            )
+        return found
+
+    def finish(self) -> None:
+        """Coding what was read must give the payload back: a payload has one form only. Raises
+        IntegrityError.
+        """
+        if self._payload != self._again.finish():
+            raise IntegrityError(
+                "the payload is not what its codes are coded to: it was changed, or coded with "
+                "other tables",
+                hint=_GOOD_COPY,
+            )
+
+    def _decoded(self, table: Frequencies, count: int) -> Symbols:
         try:
             if table.ndim == 1:
                 found = self._decoder.decode(_model(table), count)
@@ -92,7 +120,7 @@ class RangeReader:
             raise IntegrityError(
                 "the payload holds no codes of this codec: it was changed, or coded with other "
                 "tables",
-                hint="take the file from a good copy",
+                hint=_GOOD_COPY,
             ) from error
         return np.asarray(found, np.int32)
 

@@ -17,15 +17,16 @@ from typing import Self
 import numpy as np
 
 from mmprod.bitstream import tiles
-from mmprod.bitstream.container import MAX_PIXELS, MAX_SIDE, describe
-from mmprod.bitstream.file import read_file, write_file
+from mmprod.bitstream.container import check_size, check_total, describe
+from mmprod.bitstream.file import check_codes, read_file, write_file
 from mmprod.bitstream.fusion_prior import FusionPrior
+from mmprod.bitstream.names import check_name
 from mmprod.bitstream.picture import CodecId, Picture
 from mmprod.bitstream.priors import Prior, PriorName, RawPrior, StaticPrior
 from mmprod.bitstream.tables import static_table
 from mmprod.bitstream.tiles import Geometry, Pixels
 from mmprod.config.schema import Dims
-from mmprod.errors import ConfigError, IntegrityError
+from mmprod.errors import IntegrityError
 from mmprod.graphs.codec_facts import CodecFacts
 from mmprod.graphs.runner import Runner
 
@@ -95,15 +96,23 @@ class Compressor:
     def compress(self, pictures: Iterable[tuple[str, Pixels]], prior: PriorName) -> Compressed:
         """(name or "", pixels (H, W, 3) uint8) of each picture -> one file.
 
-        One picture is held at a time, if `pictures` is lazy. Raises ConfigError for pictures beyond
-        the limits of the format, IntegrityError when the file does not give its codes back.
+        One picture is held at a time, if `pictures` is lazy. Raises ConfigError at the picture that
+        leaves the limits of the format, before it is encoded; IntegrityError when the file does not
+        give its codes back.
         """
         chosen = self._prior(prior)
         coded: list[Picture] = []
         entries: list[Entry] = []
+        pixels_so_far = codes_so_far = 0
         for name, pixels in pictures:
             height, width = pixels.shape[:2]
-            _check_size(name, height, width)
+            if name:
+                check_name(name)
+            check_size(height, width)
+            pixels_so_far += height * width
+            codes_so_far += math.prod(self.codec.shape(height, width))
+            check_total(len(coded) + 1, pixels_so_far)
+            check_codes(codes_so_far)
             codes = tiles.encode(self._runner("codec_encode"), pixels, self.geometry)
             coded.append(Picture(codes, height, width, name))
             entries.append(Entry(name, height, width, psnr(pixels, self._pixels(coded[-1]))))
@@ -158,12 +167,3 @@ def psnr(wanted: Pixels, found: Pixels) -> float:
         for a, b in zip(wanted, found, strict=True)
     )
     return 10 * math.log10(255**2 * wanted.size / error) if error else math.inf
-
-
-def _check_size(name: str, height: int, width: int) -> None:
-    """Before any work. Raises ConfigError."""
-    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
-        raise ConfigError(
-            f"{name or 'the picture'} has {height} x {width} pixels",
-            hint=f"at most {MAX_SIDE} a side and {MAX_PIXELS:,} in all; cut or scale it",
-        )

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmprod.bitstream.crc import crc32c
+from mmprod.bitstream.names import check_name
 from mmprod.bitstream.picture import TAG_BYTES
 from mmprod.bitstream.priors import PriorName
 from mmprod.bitstream.runtime import FINGERPRINT_BYTES, family_name
@@ -32,7 +33,6 @@ MAX_PIXELS = 2**26
 """of one picture"""
 MAX_FILE_PIXELS = 2**28
 MAX_PICTURES = 2**16
-MAX_NAME_BYTES = 255
 
 _PRIORS: tuple[PriorName, ...] = ("raw", "static", "fusion")
 _CRC_BYTES = 4
@@ -219,6 +219,26 @@ class _Parser:
         return part
 
 
+def check_size(height: int, width: int) -> None:
+    """Raises ConfigError for a picture of a size that no file may hold."""
+    if min(height, width) < 1 or max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        raise ConfigError(
+            f"a picture of {height} x {width} pixels",
+            hint=f"1 to {MAX_SIDE} pixels a side, {MAX_PIXELS:,} at most in all; cut or scale it",
+        )
+
+
+def check_total(pictures: int, pixels: int) -> None:
+    """Raises ConfigError for more pictures, or pixels of all together, than a file may hold."""
+    if pictures > MAX_PICTURES:
+        raise ConfigError(f"{pictures} pictures in a file", hint=f"1 to {MAX_PICTURES}")
+    if pixels > MAX_FILE_PIXELS:
+        raise ConfigError(
+            f"{pixels} pixels in a file, {MAX_FILE_PIXELS} at most",
+            hint="put fewer pictures into a pack",
+        )
+
+
 def _varint(value: int) -> bytes:
     """Seven bits a byte, the lowest first; the highest bit says that another byte follows."""
     out = bytearray()
@@ -230,30 +250,13 @@ def _varint(value: int) -> bytes:
 
 def _check_limits(sizes: Sequence[Size], names: Sequence[str]) -> None:
     """Raises ConfigError for sizes and names that no file may have."""
-    if not 1 <= len(sizes) <= MAX_PICTURES:
-        raise ConfigError(f"{len(sizes)} pictures in a file", hint=f"1 to {MAX_PICTURES}")
+    if not sizes:
+        raise ConfigError("0 pictures in a file", hint=f"1 to {MAX_PICTURES}")
     for height, width in sizes:
-        side, pixels = max(height, width), height * width
-        if min(height, width) < 1 or side > MAX_SIDE or pixels > MAX_PIXELS:
-            raise ConfigError(
-                f"a picture of {height} x {width} pixels",
-                hint=f"1 to {MAX_SIDE} pixels a side, {MAX_PIXELS} at most in all",
-            )
-    total = sum(height * width for height, width in sizes)
-    if total > MAX_FILE_PIXELS:
-        raise ConfigError(
-            f"{total} pixels in a file, {MAX_FILE_PIXELS} at most",
-            hint="put fewer pictures into a pack",
-        )
+        check_size(height, width)
+    check_total(len(sizes), sum(height * width for height, width in sizes))
     for name in names:
-        plain = (
-            name.isprintable() and not set(name) & set('/\\:*?"<>|') and name.strip(" .") == name
-        )
-        if not plain or not 1 <= len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES:
-            raise ConfigError(
-                f"{name!r} is no plain file name",
-                hint=f"1 to {MAX_NAME_BYTES} bytes, no separators, no control characters",
-            )
+        check_name(name)
     if names and (len(names) != len(sizes) or len(set(names)) != len(names)):
         raise ConfigError(
             f"{len(set(names))} different names for {len(sizes)} pictures",

@@ -35,7 +35,7 @@ def write_file(pictures: Sequence[Picture], codec: CodecId, prior: Prior) -> Wri
     limits of the format (see container.py).
     """
     shapes = [codec.shape(picture.height, picture.width) for picture in pictures]
-    _check_total(shapes)
+    check_codes(count_codes(shapes))
     named = [picture.name for picture in pictures if picture.name]
     if named and len(named) != len(pictures):
         raise ConfigError(
@@ -77,7 +77,7 @@ def read_file(data: bytes, codec: CodecId, prior: Prior) -> list[Picture]:
         )
     shapes = [codec.shape(height, width) for height, width in header.sizes]
     try:
-        _check_total(shapes)
+        check_codes(count_codes(shapes))
     except ConfigError as error:
         raise IntegrityError(f"the file is damaged: {error.message}", hint=error.hint) from error
     if header.runtime:
@@ -134,8 +134,8 @@ def _check_value(symbols: Codes) -> bytes:
     return value.to_bytes(4, "big")[-CHECK_BYTES:]
 
 
-def _check_total(shapes: Shapes) -> None:
-    count = count_codes(shapes)
+def check_codes(count: int) -> None:
+    """Raises ConfigError for more codes than a file may hold."""
     if count > MAX_FILE_CODES:
         raise ConfigError(
             f"{count} codes in a file, {MAX_FILE_CODES} at most",

@@ -21,7 +21,7 @@ import numpy as np
 from mmprod.bitstream.blocks import GROUPS, Block, blocks_of, count_blocks
 from mmprod.bitstream.coder import RangeReader, RangeWriter
 from mmprod.bitstream.picture import CodecId, Codes
-from mmprod.bitstream.priors import Payload, PriorName, Shapes, check_count, check_form, count_codes
+from mmprod.bitstream.priors import Payload, PriorName, Shapes, check_count, count_codes
 from mmprod.bitstream.runtime import fingerprint
 from mmprod.bitstream.tables import Frequencies, frequencies, logit_weights
 from mmprod.errors import ConfigError
@@ -77,17 +77,15 @@ class FusionPrior:
 
     def decode(self, payload: bytes, shapes: Shapes) -> Codes:
         check_count(payload, shapes)
-        reader, again = RangeReader(payload), RangeWriter()
+        reader = RangeReader(payload)
         symbols = np.zeros(count_codes(shapes), np.int32)
 
         def exchange(tables: Frequencies, target: Array) -> Codes:
-            found = reader.take(tables, len(target))
-            again.put(found, tables)
-            symbols[target] = found
-            return found
+            symbols[target] = reader.take(tables, len(target))
+            return symbols[target]
 
         self._walk(shapes, exchange)
-        check_form(payload, again.finish())
+        reader.finish()
         return symbols
 
     def _walk(self, shapes: Shapes, exchange: Exchange) -> None:

@@ -5,7 +5,7 @@ and AVIF.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,6 @@ from mmprod.cli.output import Output
 from mmprod.cli.paths import check_folder_target
 from mmprod.cli.use import PrecisionOption
 from mmprod.errors import ConfigError, NumericsError
-
-if TYPE_CHECKING:
-    pass
 
 app = group("Choose and compare codecs by rate and distortion.")
 
@@ -124,6 +121,7 @@ def rate(
 ) -> None:
     """Compare codecs with JPEG, WebP and AVIF on the same pictures: real files, real bytes."""
     from mmprod.cli import rate as work
+    from mmprod.cli.rate_codecs import Decoder, open_ours
     from mmprod.cli.rate_views import RateAbout, figures_asked, write
     from mmprod.evaluation.classic import QUALITIES, find_classic, library_bytes, measure_classic
     from mmprod.evaluation.rate import Originals
@@ -131,27 +129,25 @@ def rate(
     chosen = {key: find_classic(key) for key in some(against, "--against")}
     ladder = work.qualities_asked(qualities) or QUALITIES
     judge = figures_asked(lpips, lpips_heads, features)
-    opened = work.open_codecs(codecs, precision)
-    wanted = {
-        name: work.priors_of(path, source, choices(priors))
-        for name, (path, source) in opened.items()
-    }
+    opened = open_ours(codecs, precision, choices(priors))
     check_folder_target(target)
-    side = size or max(source.dims.image_size for _, source in opened.values())
+    side = size or max(codec.source.dims.image_size for codec in opened)
+    if data and size:
+        raise ConfigError("--size is for --pictures", hint="prepared data has its own size")
     pictures = work.pictures_asked(out, (data, split), (folder, side), count)
     originals = Originals(pictures, judge)
     ours = []
-    for name, (_, source) in opened.items():
-        out.note(f"{name}: {len(pictures)} pictures with {', '.join(wanted[name])}")
-        ours += list(work.measure_ours(name, source, wanted[name], originals))
+    for codec in opened:
+        out.note(f"{codec.label}: {len(pictures)} pictures with {', '.join(codec.priors)}")
+        ours += list(work.measure_ours(codec, originals))
     theirs = {}
-    for key, codec in chosen.items():
-        out.note(f"{codec.name}: {len(pictures)} pictures")
-        theirs[codec.name] = list(measure_classic(key, originals, ladder))
-    decoders = [work.decoder_of(name, *opened[name], wanted[name]) for name in opened]
+    for key, classic in chosen.items():
+        out.note(f"{classic.name}: {len(pictures)} pictures")
+        theirs[classic.name] = list(measure_classic(key, originals, ladder))
     libraries = "shared library in Pillow's wheel, encoder included"
-    decoders += [work.Decoder(c.name, library_bytes(k), libraries) for k, c in chosen.items()]
-    result = work.conclude(ours, theirs, decoders)
+    decoders = [codec.decoder for codec in opened]
+    decoders += [Decoder(c.name, library_bytes(k), libraries) for k, c in chosen.items()]
+    result = work.conclude(opened, ours, theirs, decoders)
     where = f"{data} ({split})" if data else str(folder)
     about = RateAbout(where, len(pictures), (pictures.shape[1], pictures.shape[2]), target)
     out.result(*write(result, about))

@@ -12,7 +12,7 @@ import typer
 
 from mmprod.cli.command import SourceArg
 from mmprod.cli.output import Fields, Output, Table, View, shown
-from mmprod.cli.picture_files import check_new_file, find_pictures, pack_names, plan_places
+from mmprod.cli.picture_files import Outside, find_pictures, pack_names, plan_places
 from mmprod.cli.source import open_source
 from mmprod.cli.use import PrecisionOption
 from mmprod.errors import ConfigError
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from mmprod.bitstream.tiles import Pixels
 
 PriorChoice = Literal["raw", "static", "fusion"]
+
+SHOWN = 5
+"""files that were left out, by name"""
 
 ReplaceFlag = Annotated[bool, typer.Option("--replace", help="Overwrite files that exist.")]
 
@@ -56,17 +59,20 @@ def compress(
     """Compress pictures of any size into one file, and prove that it can be read.
 
     PSNR is that of the pictures as they come back. With --prior static or raw the file is the same
-    on every machine.
+    on every machine. Not kept: metadata, all but the first frame of an animation, transparency
+    (flattened over white), all but the upper 8 of 16 bits.
     """
     check_portable(prior, portable)
-    paths = find_pictures(pictures)
-    check_new_file(target, replace, paths)
+    found = find_pictures(pictures)
+    paths = found.paths
+    Outside(source, paths, replace).check_file(target)
+    _note_skipped(out, found.skipped)
     start = time.perf_counter()
     with _open(source, precision) as compressor:
         called = pack_names(paths) if names and len(paths) > 1 else [""] * len(paths)
-        made = compressor.compress(_read(paths, called), prior)
+        made = compressor.compress(_read(out, paths, called), prior)
         backend = compressor.backend
-    with atomic_path(target) as temporary:
+    with atomic_path(target, new=not replace) as temporary:
         temporary.write_bytes(made.data)
     seconds = time.perf_counter() - start
     rows = [_row(path, entry) for path, entry in zip(paths, made.entries, strict=True)]
@@ -116,11 +122,11 @@ def decompress(
             hint="mmprod decompress BUNDLE FILE --out PICTURE.png, or --info FILE alone",
         )
     data, about = read_compressed(file)
-    places = plan_places(about, file, target, replace)
+    places = plan_places(about, file, target, Outside(source, [file], replace))
     start = time.perf_counter()
     with _open(source, precision) as compressor:
         for place, picture in zip(places, compressor.decompress(data), strict=True):
-            _write_png(place, picture.pixels)
+            _write_png(place, picture.pixels, new=not replace)
         backend = compressor.backend
     seconds = time.perf_counter() - start
     sizes = about.sizes
@@ -167,18 +173,28 @@ def _open(source: Path, precision: str) -> Compressor:
     return Compressor(opened.dims, opened.codec_facts(), opened.runner)
 
 
-def _read(paths: Sequence[Path], names: Sequence[str]) -> Iterator[tuple[str, Pixels]]:
-    """One picture after the other, with its name."""
+def _note_skipped(out: Output, skipped: Sequence[Path]) -> None:
+    """What lies in a folder and does not come along."""
+    if skipped:
+        more = f" and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
+        listed = ", ".join(map(shown, skipped[:SHOWN]))
+        out.note(f"left out, folders and files of other formats: {listed}{more}")
+
+
+def _read(out: Output, paths: Sequence[Path], names: Sequence[str]) -> Iterator[tuple[str, Pixels]]:
+    """One picture after the other, with its name; what of it is not kept is noted."""
     from mmprod.data.pictures import UnusablePicture, bombs_are_errors, read_whole
 
     for path, name in zip(paths, names, strict=True):
         try:
             with bombs_are_errors():
-                pixels = read_whole(path)
+                whole = read_whole(path)
         except UnusablePicture as error:
             hint = "give a PNG, JPEG, WebP, BMP, GIF or TIFF file"
             raise ConfigError(f"{path} is of no use: {error}", hint=hint) from error
-        yield name, pixels
+        if whole.lost:
+            out.note(f"{shown(path)}: not kept: {', '.join(whole.lost)}")
+        yield name, whole.pixels
 
 
 def _row(path: Path, entry: Entry) -> dict[str, Any]:
@@ -238,8 +254,8 @@ def _show(out: Output, path: Path, *, alone: bool) -> None:
     out.result(data, Fields("", fields), Table("", ("picture", "pixels"), rows))
 
 
-def _write_png(path: Path, pixels: Pixels) -> None:
+def _write_png(path: Path, pixels: Pixels, *, new: bool) -> None:
     from PIL import Image
 
-    with atomic_path(path) as temporary:
+    with atomic_path(path, new=new) as temporary:
         Image.fromarray(pixels).save(temporary, "png", optimize=True)

@@ -1,18 +1,19 @@
 """`mmprod train --dry-run`: the size of a job, from its configuration alone.
 
 Nothing is trained or allocated: the models are built without storage. The memory figures count
-what ZeRO shards (weights, gradients, AdamW's two moments, the averaged weights) and leave out
-activations, communication buckets, the copy that rank 0 evaluates, and the framework itself.
+what ZeRO shards (weights, gradients, AdamW's two moments, the averaged weights) and the networks
+beside the codec, which every rank holds whole (the discriminator with its AdamW, VGG16). They leave
+out activations, communication buckets, the copy that rank 0 evaluates, and the framework itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmprod.config.schema import Config, TrainConfig
+    from mmprod.config.schema import CodecConfig, Config, TrainConfig
 
 FP32 = 4
 WORLDS = (1, 2, 8, 64)
@@ -49,6 +50,7 @@ def plan(config: Config, worlds: tuple[int, ...] = WORLDS) -> list[StagePlan]:
     from mmprod.models.fusion import build_fusion
 
     dims = config.dims(config.data.vocabulary)
+    beside = {"codec": beside_codec(config.codec), "fusion": Beside(0, 0)}
     with torch.device("meta"):
         models = {
             "codec": build_codec(config.codec),
@@ -62,8 +64,39 @@ def plan(config: Config, worlds: tuple[int, ...] = WORLDS) -> list[StagePlan]:
         for parameter, tensor in model.named_parameters():
             counts[part_of(name, parameter) in trains[name].freeze] += tensor.numel()
         sizes = counts[False], counts[True]
-        stages.append(_stage(name, sizes, trains[name], lengths[name], worlds))
+        found = _stage(name, sizes, trains[name], lengths[name], worlds)
+        stages.append(_with(found, beside[name]))
     return stages
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Bytes of networks outside the model: on every rank, and in a checkpoint."""
+
+    rank: int
+    checkpoint: int
+
+
+def beside_codec(cfg: CodecConfig) -> Beside:
+    """The discriminator (weights, gradients, two moments) and VGG16 (weights), where configured."""
+    import torch
+
+    from mmprod.models.discriminator import Discriminator
+    from mmprod.models.perceptual import Perceptual
+
+    with torch.device("meta"):
+        judge = sum(p.numel() for p in Discriminator().parameters()) if cfg.gan_weight else 0
+        vgg = sum(p.numel() for p in Perceptual().parameters()) if cfg.perceptual else 0
+    return Beside(FP32 * (4 * judge + vgg), FP32 * 3 * judge)
+
+
+def _with(found: StagePlan, beside: Beside) -> StagePlan:
+    ranks = {
+        zero: {world: size + beside.rank for world, size in sizes.items()}
+        for zero, sizes in found.rank_bytes.items()
+    }
+    total = found.checkpoint_bytes + beside.checkpoint
+    return replace(found, rank_bytes=ranks, checkpoint_bytes=total)
 
 
 def training_samples(config: Config) -> tuple[int | None, str]:

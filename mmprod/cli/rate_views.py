@@ -22,6 +22,7 @@ POINTS = (
 )  # fmt: skip
 NEAR = 4.0
 """dB above our best: how far the console follows the classic codecs."""
+TIMES = "in brackets: times ours"
 DECODERS = ("codec", "decoder", "what it is")
 
 
@@ -46,7 +47,9 @@ def figures_asked(lpips: Path | None, heads: Path | None, features: Path | None)
 
 
 def write(result: RateResult, about: RateAbout) -> tuple[Any, ...]:
-    """Write rate.json, the plots and the page; the document and the views of the command."""
+    """Write rate.json, the plots, the tables and the page; the document and the views of the
+    command.
+    """
     from mmprod.report.page import Grid
     from mmprod.report.rate import RatePage, write_rate_page
 
@@ -55,37 +58,78 @@ def write(result: RateResult, about: RateAbout) -> tuple[Any, ...]:
             "height": height, "width": width, **result.as_dict()}  # fmt: skip
     table = about.out / "rate.json"
     write_json(table, data)
-    sentences = [comparison.words() for comparison in result.comparisons]
-    names = list(next(iter(result.levels.values()), {}))
-    levels = [
-        (level, *("-" if row[name] is None else f"{row[name]:.0f}" for name in names))
-        for level, row in result.levels.items()
-    ]
-    decoders = [
-        (d.codec, "unknown" if d.bytes is None else megabytes(d.bytes), d.what)
-        for d in result.decoders
-    ]
+    sentences = _sentences(result)
     columns = (*POINTS, *_extras(result))
-    parts = (
-        ("Files", columns, _rows(result, columns)),
-        ("Bytes at equal PSNR", ("PSNR in dB", *names), levels),
-        ("What a decoder takes", DECODERS, decoders),
-    )
+    tables = _tables(result)
+    every = (("Files", columns, _rows(result, columns)), *tables)
     lead = f"{about.count} pictures of {about.where}, {height} x {width} pixels. Bytes, PSNR, SSIM "
-    lead += "and MS-SSIM are means over pictures; files are whole, header included."
+    lead += "and MS-SSIM are means over pictures; files are whole, header included. Points of one "
+    lead += "codec of ours differ in the prior only: raw, static, fusion, as far as it has them."
     page = RatePage(
         lead=lead,
         area=height * width,
         ours=result.ours,
         theirs=result.theirs,
         sentences=sentences,
-        tables=[(title, Grid(tuple(c), tuple(map(tuple, r)))) for title, c, r in parts if r],
+        tables=[(title, Grid(tuple(c), tuple(map(tuple, r)))) for title, c, r in every],
     )
     written = [table, *write_rate_page(about.out, page)]
     near = Table("Files (all of them in rate.json)", columns, _rows(result, columns, NEAR))
-    views = [near, *(Table(title, c, rows) for title, c, rows in parts[1:] if rows)]
+    views = [near, *(Table(title, c, rows) for title, c, rows in tables)]
     words = "\n".join([*sentences, f"written: {', '.join(map(shown, written))}"])
     return {**data, "files": written}, *views, Text(words)
+
+
+def _sentences(result: RateResult) -> list[str]:
+    """Of each codec of ours, at its smallest files, beside each classic one."""
+    best = {point.codec: point for point in sorted(result.ours, key=lambda p: -p.bytes)}
+    chosen = {(point.codec, point.setting) for point in best.values()}
+    return [c.words() for c in result.comparisons if (c.codec, c.setting) in chosen]
+
+
+def _tables(result: RateResult) -> list[tuple[str, Sequence[str], Sequence[tuple[object, ...]]]]:
+    """(title, columns, rows) of what was concluded."""
+    names = list(result.theirs)
+    there = {(c.codec, c.setting, c.other): c.bytes_there for c in result.comparisons}
+    points = [
+        (p.codec, p.setting, f"{p.bytes:.0f}", f"{p.psnr:.2f}",
+         *(_there(there[p.codec, p.setting, name], p.psnr, p.bytes, result.theirs[name])
+           for name in names))
+        for p in result.ours
+    ]  # fmt: skip
+    levels = [
+        (level.psnr, level.ours.codec, level.ours.setting, f"{level.ours.bytes:.0f}",
+         f"{level.ours.psnr:.2f}",
+         *(_there(level.others[name], level.psnr, level.ours.bytes, result.theirs[name])
+           for name in names))
+        for level in result.levels
+    ]  # fmt: skip
+    codecs = [
+        (c.label, shown(Path(c.about.path)), c.about.dim, c.about.precision, ", ".join(c.priors))
+        for c in result.codecs
+    ]
+    decoders = [
+        (d.codec, "unknown" if d.bytes is None else megabytes(d.bytes), d.what)
+        for d in result.decoders
+    ]
+    return [
+        (f"Each file of ours, and the bytes of others at its PSNR ({TIMES})",
+         ("codec", "prior", "bytes", "PSNR", *names), points),
+        (f"Smallest file of ours that reaches a PSNR, and the bytes of others at it ({TIMES})",
+         ("dB", "codec", "prior", "bytes", "has dB", *names), levels),
+        ("Codecs of ours", ("codec", "folder", "D", "precision", "priors"), codecs),
+        ("What a decoder takes", DECODERS, decoders),
+    ]  # fmt: skip
+
+
+def _there(there: float | None, quality: float, ours: float, theirs: Sequence[RatePoint]) -> str:
+    """Their bytes for that PSNR and how many times ours, or where their files end."""
+    if there is not None:
+        return f"{there:.0f} ({there / ours:.2f}x)"
+    smallest, *_ = front(theirs)
+    if quality < smallest.psnr:
+        return f"least: {smallest.bytes:.0f}, {smallest.psnr:.1f} dB"
+    return f"at most {max(p.psnr for p in theirs):.1f} dB"
 
 
 def _rows(

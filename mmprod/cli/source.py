@@ -50,7 +50,7 @@ def open_source(path: Path, backend: Backend | None, precision: str = "fp32") ->
     """Open a run or bundle, all hashes checked.
 
     `backend` None: torch for a run, ONNX Runtime for a bundle; nothing else is possible, and is
-    refused. `precision`: of a bundle's graphs.
+    refused. `precision`: of a bundle's graphs; a run has fp32 only.
     """
     kind = kind_of(path)
     natural: Backend = "torch" if kind == "run" else "ort"
@@ -60,6 +60,11 @@ def open_source(path: Path, backend: Backend | None, precision: str = "fp32") ->
             "bundle": "give the run it was exported from, or leave --backend out",
         }[kind]
         raise ConfigError(f"a {kind} runs on {natural}, not on {backend}", hint=hint)
+    if kind == "run" and precision != "fp32":
+        raise ConfigError(
+            f"a run computes in fp32, not in {precision}",
+            hint=f"only a bundle has graphs in other precisions: mmprod export {path}",
+        )
     if kind == "bundle":
         from mmprod.bundle import open_bundle
 

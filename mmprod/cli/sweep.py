@@ -1,6 +1,7 @@
 """The work of `mmprod codec sweep`: train each member on one data set, measure it, keep the result.
 
     OUT/data/                     the data set, when none was given
+    OUT/data-from.json            the folder of pictures that it was made from, if any
     OUT/members/NAME/             an ordinary run, of which only the codec is trained
     OUT/results/NAME.json         what was measured
 Each of these is taken as it is when it is there already, after a comparison of configurations.
@@ -18,7 +19,7 @@ from mmprod.cli.output import Output, shown
 from mmprod.cli.progress import progress, training_tick
 from mmprod.config.keys import flatten
 from mmprod.config.load import load_config
-from mmprod.errors import ConfigError, NumericsError
+from mmprod.errors import ConfigError, IntegrityError, NumericsError
 from mmprod.manifest import read_json, sha256_bytes, write_json
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 READOUTS = ("usage", "perplexity", "restarts", "snr")
 """Of the last logging interval of training, over the last 65,536 tokens."""
+PREPARED = ("source", "image_size")
+"""keys of the data section that speak of a prepared data set too"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,14 @@ class SweepJob:
 
 
 def plan(job: SweepJob) -> list[Member]:
-    """The members as far as they are known before there is data. Raises ConfigError."""
+    """The members as far as they are known before there is data. Raises ConfigError, also for an
+    override that says something else than the data set given.
+    """
+    if job.data:
+        asked = {part.partition("=")[0].strip() for part in job.overrides}
+        data = load_config(job.name, job.overrides).data
+        keys = [key for key in PREPARED if f"data.{key}" in asked]
+        check_prepared(job.data, {key: getattr(data, key) for key in keys})
     overrides = [*job.overrides, *(data_overrides(job.data) if job.data else ())]
     return members(job.name, overrides, job.grid)
 
@@ -81,12 +91,52 @@ def _shared_data(out: Output, job: SweepJob) -> Path:
     base = load_config(job.name, job.overrides)
     source = Path(base.data.path) if base.data.path else None
     if source is not None and (source / MANIFEST).is_file():
+        check_prepared(source, {key: getattr(base.data, key) for key in PREPARED})
         return source
-    own = job.out / "data"
-    if not (own / MANIFEST).is_file():
-        out.note(f"preparing the data set ({base.data.source}) in {shown(own)}")
-        prepare_data(base, source, own)
+    own, record = job.out / "data", job.out / "data-from.json"
+    wanted = {key: getattr(base.data, key) for key in (*PREPARED, "seed")}
+    if base.data.source == "avatars":
+        wanted["count"] = base.data.count  # of the others all there are
+    folder = {"path": str(source.resolve())} if source else {}
+    if (own / MANIFEST).is_file():
+        hint = f"remove {own}: it is made again"
+        known = read_json(record, hint=hint) if folder else {}
+        check_prepared(own, wanted | folder, known)
+        return own
+    if folder:
+        write_json(record, folder)
+    out.note(f"preparing the data set ({base.data.source}) in {shown(own)}")
+    prepare_data(base, source, own)
     return own
+
+
+def check_prepared(
+    folder: Path, wanted: Mapping[str, object], record: Mapping[str, object] | None = None
+) -> None:
+    """Compare keys of the data section with a prepared data set: its manifest, and `record` for
+    what that does not hold. Captions do not matter to a codec. Raises ConfigError naming the keys.
+    """
+    from mmprod.data.store import read_manifest
+
+    manifest = read_manifest(folder)
+    counts = {name: split["count"] for name, split in manifest["splits"].items()}
+    found = {
+        **(record or {}),
+        "source": manifest["source"],
+        "image_size": manifest["size"],
+        "seed": manifest.get("seed"),
+        "count": sum(counts.values()) - counts.get("test_combo", 0),
+    }
+    changed = [
+        f"data.{key} (there {found.get(key)!r}, asked for {value!r})"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds another data set: {', '.join(changed)}",
+            hint=f"--data {folder} to take it as it is, or another --out for a new one",
+        )
 
 
 def _check_folder(member: Member, out: Path) -> None:
@@ -108,6 +158,8 @@ def _one(out: Output, job: SweepJob, member: Member) -> Record:
     identity = {"config_sha256": _sha256(member.config), "pictures_asked": job.pictures}
     if path.is_file():
         record: Record = read_json(path, hint="remove it to measure again")
+        if not isinstance(record, dict) or "status" not in record:
+            raise IntegrityError(f"{path} is no result", hint="remove it to measure again")
         if all(record.get(key) == value for key, value in identity.items()):
             again = f"; remove {shown(path)} and its run to try again"
             failed = record["status"] == "failed"
@@ -148,7 +200,11 @@ def _measure(out: Output, job: SweepJob, member: Member) -> Record:
     pictures = val.images(np.arange(min(job.pictures, len(val))))
     quality = measure_codec(load_codec(run), pictures, run.dims.grid)
     logged = read_metrics(run.stage_folder("codec") / "metrics.jsonl")
-    last = [record for record in logged if record.get("kind") == "log"][-1]
+    last: Record = next((r for r in reversed(logged) if r.get("kind") == "log"), {})
+    if "seconds" not in last:
+        raise IntegrityError(
+            f"{folder} has no log of its training", hint="remove the folder to train it again"
+        )
     return {
         "quantizer": member.config.codec.quantizer,
         "dim": member.config.codec.code_dim,

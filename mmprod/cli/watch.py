@@ -1,7 +1,8 @@
 """What the command line does while a stage trains, beside progress: where the first weights are
 from, in a table on stderr, and curves.html after each evaluation.
 
-Neither can end a training: a disk that is full or a broken metrics.jsonl is a warning here.
+Neither can end a training: a disk that is full, a broken metrics.jsonl or init.json is a warning
+here.
 """
 
 from __future__ import annotations
@@ -47,10 +48,16 @@ def draw_curves(stage_folder: Path) -> None:
 
 
 def show_transfer(out: Output, stage_folder: Path) -> None:
-    """The verdicts of init.json as a table on stderr; nothing where a stage began from nothing."""
+    """The verdicts of init.json as a table on stderr, or in the log that it cannot be read; nothing
+    where a stage began from nothing.
+    """
     from mmprod.training.transfer import read_transfer
 
-    transfer = read_transfer(stage_folder)
+    try:
+        transfer = read_transfer(stage_folder)
+    except (OSError, MmprodError) as error:
+        logger.warning("not shown what was loaded: %s", error)
+        return
     if transfer is None or out.verbosity < 0:
         return
     rows = [

@@ -30,10 +30,18 @@ class _Codec(Protocol):
 FSQ_LEVELS = ((8, 6, 5), (8, 5, 5, 5), (7, 5, 5, 5, 5), (8, 8, 8, 6, 5), (8, 8, 8, 5, 5, 5))
 """The recommended levels for about 2^8 to 2^16 codes (Mentzer et al. 2024, table 1)."""
 
+LARGEST = 2**20
+"""ids of all books; above 2^24 they would also not be exact as float32, which fsq and lfq sum in"""
+
 
 def check_quantizer(cfg: _Codec) -> None:
     """Refuse combinations that mean nothing, by name and with what would fit."""
     name = cfg.quantizer
+    if cfg.books * cfg.codebook_size > LARGEST:
+        raise ValueError(
+            f"books * codebook_size = {cfg.books * cfg.codebook_size} ids are more than {LARGEST}: "
+            "every graph holds the table of all ids, and the fusion model a likelihood for each"
+        )
     if cfg.books > 1 and name not in ("product", "residual"):
         raise ValueError(f"{name} has one book: books = {cfg.books} needs product or residual")
     if cfg.books == 1 and name in ("product", "residual"):

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from mmprod.config.dims import Dims as Dims
+from mmprod.config.effects import check_effects, check_patience
 from mmprod.config.losses import check_losses
 from mmprod.config.parts import check_freeze
 from mmprod.config.quantizers import check_quantizer
@@ -117,13 +118,10 @@ class CodecConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _quantizer_fits(self) -> Self:
+    def _keys_go_together(self) -> Self:
         check_quantizer(self)
-        return self
-
-    @model_validator(mode="after")
-    def _losses_go_together(self) -> Self:
         check_losses(self)
+        check_effects(self)
         return self
 
     @property
@@ -276,7 +274,8 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _frozen_parts_exist(self) -> Self:
+    def _stages_fit(self) -> Self:
+        check_patience(self.codec.gan_weight, self.codec_train.patience)
         for stage, train in (("codec", self.codec_train), ("fusion", self.fusion_train)):
             check_freeze(stage, train.freeze, train.init_from)
         return self

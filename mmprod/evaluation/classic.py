@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
@@ -88,10 +88,11 @@ def measure_classic(
     for setting, options in codec.settings.items():
         for quality in qualities_of(codec, qualities):
             chosen = {**options, "quality": quality}
-            yield _measure(codec, f"q{quality} {setting}", chosen, originals)
+            point = _measure(codec, f"q{quality} {setting}", chosen, originals)
+            yield replace(point, dial=setting)
     if key in EXACT:
         setting, options = EXACT[key]
-        yield _measure(codec, setting, options, originals)
+        yield replace(_measure(codec, setting, options, originals), dial=setting)
 
 
 def find_classic(key: str) -> Classic:

@@ -1,10 +1,11 @@
 """Rate-distortion points and what they say about two codecs: bytes at equal quality, quality at
 equal bytes. Torch-free.
 
-A point is the mean over pictures of one setting of one codec. The curve of a codec is the front of
-its points: those than which no other of its points is both smaller and better. Between two points
-of a front, quality is taken to grow evenly with the logarithm of the bytes. Nothing is said beyond
-the ends of a front: a codec is not compared where it has no files.
+A point is the mean over pictures of one setting of one codec. A codec of ours is a point and no
+curve: nothing lies between two of them, so only files that exist are counted. A classic codec has a
+quality dial: between two points of one dial (one chroma, say), quality is taken to grow evenly with
+the logarithm of the bytes. What it takes for a PSNR is the least of what its dials take for exactly
+that and of its real files that are better. A codec is not compared where it has no files.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class RatePoint:
     decode_s: float
     extra: Mapping[str, float] = field(default_factory=dict)
     """figures from weights that the user gave, by the name they may bear"""
+    dial: str = ""
+    """settings of a codec with the same dial differ in nothing but quality"""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,7 +60,9 @@ class Comparison:
     largest: RatePoint
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "words": self.words()}
+        there = self.bytes_there
+        ratio = None if there is None else there / self.bytes
+        return {**asdict(self), "ratio": ratio, "words": self.words()}
 
     def words(self) -> str:
         """The comparison as a sentence that claims no more than was measured."""
@@ -87,6 +92,30 @@ class Comparison:
             ratio = self.smallest.bytes / self.bytes
             return f"{self.other} has no file this small: its smallest is {ratio:.1f} times that."
         return f"{self.other} has no file this large."
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of PSNR in dB: the smallest file of ours that reaches it (its own PSNR may be more),
+    and the bytes of the others at exactly this level, None where their files do not go.
+    """
+
+    psnr: int
+    ours: RatePoint
+    others: Mapping[str, float | None]
+
+    def ratio(self, other: str) -> float | None:
+        """How many times our bytes the other codec takes."""
+        there = self.others[other]
+        return None if there is None else there / self.ours.bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "psnr": self.psnr,
+            "ours": {key: getattr(self.ours, key) for key in ("codec", "setting", "bytes", "psnr")},
+            "bytes": dict(self.others),
+            "ratio": {name: self.ratio(name) for name in self.others},
+        }
 
 
 Judge = Callable[[Pixels, Pixels], Mapping[str, float]]
@@ -140,18 +169,33 @@ def front(points: Iterable[RatePoint]) -> list[RatePoint]:
     return kept
 
 
-def psnr_at(curve: Sequence[RatePoint], size: float) -> float | None:
-    """PSNR of a front at that many bytes; None outside it."""
-    return _between([(math.log(p.bytes), p.psnr) for p in curve], math.log(size))
+def psnr_at(points: Sequence[RatePoint], size: float) -> float | None:
+    """The best PSNR of a codec with a quality dial in that many bytes; None where it has no file
+    that small or that large.
+    """
+    if not min(p.bytes for p in points) <= size <= max(p.bytes for p in front(points)):
+        return None
+    found = [p.psnr for p in points if p.bytes <= size]
+    for dial in _dials(points):
+        between = _between([(math.log(p.bytes), p.psnr) for p in dial], math.log(size))
+        found += [] if between is None else [between]
+    return max(found)
 
 
-def bytes_at(curve: Sequence[RatePoint], quality: float) -> float | None:
-    """Bytes of a front at that PSNR; None outside it."""
-    found = _between([(p.psnr, math.log(p.bytes)) for p in curve], quality)
-    return None if found is None else math.exp(found)
+def bytes_at(points: Sequence[RatePoint], quality: float) -> float | None:
+    """The fewest bytes of a codec with a quality dial at that PSNR; None where it has no file that
+    bad or that good.
+    """
+    if not min(p.psnr for p in front(points)) <= quality <= max(p.psnr for p in points):
+        return None
+    found = [p.bytes for p in points if p.psnr >= quality]
+    for dial in _dials(points):
+        between = _between([(p.psnr, math.log(p.bytes)) for p in dial], quality)
+        found += [] if between is None else [math.exp(between)]
+    return min(found)
 
 
-def compare(ours: RatePoint, theirs: Iterable[RatePoint]) -> Comparison:
+def compare(ours: RatePoint, theirs: Sequence[RatePoint]) -> Comparison:
     """One of our points against all points of one other codec."""
     curve = front(theirs)
     if not curve:
@@ -162,17 +206,36 @@ def compare(ours: RatePoint, theirs: Iterable[RatePoint]) -> Comparison:
         other=curve[0].codec,
         bytes=ours.bytes,
         psnr=ours.psnr,
-        bytes_there=bytes_at(curve, ours.psnr),
-        psnr_there=psnr_at(curve, ours.bytes),
+        bytes_there=bytes_at(theirs, ours.psnr),
+        psnr_there=psnr_at(theirs, ours.bytes),
         smallest=curve[0],
         largest=curve[-1],
     )
 
 
+def levels(
+    ours: Sequence[RatePoint], theirs: Mapping[str, Sequence[RatePoint]]
+) -> tuple[Level, ...]:
+    """Every whole dB from our worst point to our best, each with a real file of ours."""
+    low, high = (math.floor(end(p.psnr for p in ours)) for end in (min, max))
+    found = []
+    for level in range(low, high + 1):
+        best = min((p for p in ours if p.psnr >= level), key=lambda p: (p.bytes, -p.psnr))
+        others = {name: bytes_at(points, level) for name, points in theirs.items()}
+        found.append(Level(level, best, others))
+    return tuple(found)
+
+
+def _dials(points: Iterable[RatePoint]) -> list[list[RatePoint]]:
+    """The fronts of a codec's dials."""
+    found: dict[str, list[RatePoint]] = {}
+    for point in points:
+        found.setdefault(point.dial, []).append(point)
+    return [front(dial) for dial in found.values()]
+
+
 def _between(line: Sequence[tuple[float, float]], x: float) -> float | None:
     """Value at `x` of a line through points of rising x; None outside them."""
-    if len(line) == 1 and line[0][0] == x:
-        return line[0][1]
     for (x0, y0), (x1, y1) in pairwise(line):
         if x0 <= x <= x1:
             return y0 + (y1 - y0) * (x - x0) / (x1 - x0)

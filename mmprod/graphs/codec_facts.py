@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +43,18 @@ class CodecFacts:
 
     @classmethod
     def load(cls, path: Path, codebook_size: int) -> CodecFacts:
-        """Read such a file. Raises IntegrityError when it is none, or of another codebook."""
+        """Read such a file. Raises IntegrityError when it is none, or of another codebook.
+
+        A damaged archive raises whatever its parts stumble over (OSError, BadZipFile, zlib.error,
+        struct.error, NotImplementedError, ...); here all of it means the same.
+        """
         hint = "export the run again with this version of mmprod"
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
                 version, digest, rate = (content[name] for name in ("format", "digest", "rate"))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:
             raise IntegrityError(f"{path} cannot be read: {error}", hint=hint) from error
-        if version.shape or int(version) != FORMAT:
+        if version.shape or version.dtype.kind not in "iu" or int(version) != FORMAT:
             raise IntegrityError(f"{path} has another format than {FORMAT}", hint=hint)
         text = digest.tobytes().hex()
         fits = rate.shape == (codebook_size,) and rate.dtype == np.float32
@@ -61,4 +64,6 @@ class CodecFacts:
                 "ids",
                 hint=hint,
             )
+        if not np.isfinite(rate).all() or rate.min() < 0:
+            raise IntegrityError(f"{path}: a rate is negative, NaN or infinite", hint=hint)
         return cls(text, rate)

@@ -2,9 +2,9 @@
 
 Pictures enter the codec as (B, H, W, 3), so its activations lie in memory channels last, which is
 what convolutions on a processor like best. PyTorch's own backward pass of GroupNorm does not: in
-bf16 it takes 7 ns an element there, more than half of what the convolution beside it takes. The one
-below takes about 1.3 ns. The forward pass is PyTorch's, to the bit; so are evaluation, export and
-every other device.
+bf16 it takes longer than half of the convolution beside it, the one below a fraction of that
+(docs/adr/0015). The forward pass is PyTorch's, to the bit; so are evaluation, export and every
+other device.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+CHUNK = 2**18
+"""elements whose products are alive in float32 at a time"""
 
 
 class GroupNorm(nn.GroupNorm):
@@ -56,9 +59,7 @@ class _QuickGradient(torch.autograd.Function):
         groups = mean.shape[1]
         x, dy = _rows(x), _rows(dy)
         mean, rstd = mean.float(), rstd.float()
-        # Sums over the pixels, (B, C) float32; in bf16 the product alone is rounded.
         sum_dy = dy.sum(1, dtype=torch.float32)
-        sum_dy_x = (dy * x).sum(1, dtype=torch.float32)
 
         def fold(per_channel: Tensor) -> Tensor:
             weighted: Tensor = per_channel * weight
@@ -67,14 +68,15 @@ class _QuickGradient(torch.autograd.Function):
         def spread(per_group: Tensor) -> Tensor:
             return per_group.repeat_interleave(channels // groups, dim=1)
 
+        moments = _moments(x, dy, spread(mean))
         count = height * width * (channels // groups)
-        c2 = (fold(sum_dy) * mean - fold(sum_dy_x)) * rstd**3 / count
+        c2 = -fold(moments) * rstd**3 / count
         c3 = -c2 * mean - fold(sum_dy) * rstd / count
         c1, c2, c3 = (
             c.to(x.dtype)[:, None] for c in (spread(rstd) * weight, spread(c2), spread(c3))
         )
         dx = torch.addcmul(torch.addcmul(c3, x, c2), dy, c1)
-        d_weight = ((sum_dy_x - sum_dy * spread(mean)) * spread(rstd)).sum(0)
+        d_weight = (moments * spread(rstd)).sum(0)
         return (
             dx.view(batch, height, width, channels).permute(0, 3, 1, 2),
             d_weight.to(weight.dtype),
@@ -82,6 +84,22 @@ class _QuickGradient(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _moments(x: Tensor, dy: Tensor, mean: Tensor) -> Tensor:
+    """Sums over the pixels of dy (x - mean), (B, C) float32: x, dy (B, h*w, C), mean (B, C).
+
+    About the mean and without rounding on the way: sums of dy x in bf16 lose what is small beside
+    the mean.
+    """
+    height = min(len(x), max(1, CHUNK // x[0].numel()))
+    buffer = x.new_empty((height, *x.shape[1:]), dtype=torch.promote_types(x.dtype, torch.float32))
+    sums = []
+    chunks = (torch.split(tensor, height) for tensor in (x, dy, mean))
+    for part, slope, middle in zip(*chunks, strict=True):
+        product = buffer[: len(part)].copy_(part).sub_(middle[:, None]).mul_(slope)
+        sums.append(product.sum(1, dtype=torch.float32))
+    return torch.cat(sums)
 
 
 def _rows(x: Tensor) -> Tensor:

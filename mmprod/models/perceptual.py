@@ -61,6 +61,12 @@ class Perceptual(nn.Module):
         self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The hashes of the files it was read from, by what they hold."""
+        found = {"perceptual": self.trunk_sha256, "perceptual_heads": self.heads_sha256}
+        return {name: sha256 for name, sha256 in found.items() if sha256}
+
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """a, b (B, 3, H, W) in [-1, 1], sides of at least 16 -> (B,) float32 >= 0; 0 for equal
         pictures.
@@ -137,7 +143,9 @@ def _trunk_names(net: Perceptual) -> dict[str, nn.Parameter]:
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise ConfigError(
-            f"perceptual weights: {path} does not exist", hint=f"give a file with {FORMS}"
+            f"perceptual weights: {path} does not exist"
+            + ("" if path.is_absolute() else f" in {Path.cwd()}, where the command runs"),
+            hint=f"give a file with {FORMS}",
         )
     try:
         if path.suffix == ".safetensors":

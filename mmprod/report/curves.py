@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mmprod.checkpoint import layout
+from mmprod.errors import IntegrityError
 from mmprod.report.chart import DASHES, Curve, Point
 from mmprod.report.metrics import read_metrics
 from mmprod.report.page import DemoPage, Pixels, Section, write_demo_page
@@ -62,8 +63,8 @@ SHOWN = {
 def write_curves(stage_folder: Path) -> Path:
     """Draw curves.html in a stage's folder from its other files, atomically. Returns its path.
 
-    Raises IntegrityError when there is no metrics.jsonl or it is broken, OSError when a file cannot
-    be read or written.
+    Raises IntegrityError when there is no metrics.jsonl, or it or a sample is broken, OSError when
+    a file cannot be read or written.
     """
     records = read_metrics(stage_folder / layout.METRICS)
     logs = [record for record in records if record.get("kind") == "log"]
@@ -107,13 +108,19 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 
 
 def _samples(stage_folder: Path) -> Section:
-    found = sorted((stage_folder / "samples").glob("step-*.png"))
+    found = {
+        int(number): path
+        for path in (stage_folder / "samples").glob("step-*.png")
+        if (number := path.stem.removeprefix("step-")).isdecimal()
+    }
     if not found:
         return Section("Samples")
-    newest = found[-1]
-    step = int(newest.stem.removeprefix("step-"))
-    with Image.open(newest) as image:
-        picture: Pixels = np.asarray(image.convert("RGB"))
+    step = max(found)
+    try:
+        with Image.open(found[step]) as image:
+            picture: Pixels = np.asarray(image.convert("RGB"))
+    except (SyntaxError, ValueError) as error:  # what Pillow raises, beside OSError
+        raise IntegrityError(f"{found[step]} is no picture: {error}") from error
     text = SHOWN.get(stage_folder.name, "")
     return Section("Samples", f"Step {step}. {text}", picture=picture)
 

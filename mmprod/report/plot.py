@@ -30,7 +30,9 @@ SHAPES = (
 )  # fmt: skip
 """Markers as paths around the origin: circle, square, triangles, diamond, plus, pentagon, bar."""
 LETTER = 6.6
-"""Width of a letter of the labels in pixels, roughly."""
+"""Width of a letter of the labels in pixels, roughly, ..."""
+BOLD = 1.15
+"""... and how much wider a bold one is."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def _word(place: Point, word: str, index: int, taken: list[Box]) -> str:
 
 def _place(places: Sequence[Point], text: str, index: int, taken: list[Box], size: float) -> str:
     """Text beside one of the places, overlapping nothing that stands already if that can be."""
-    wide, high = len(text) * LETTER * size / 12, size
+    wide, high = len(text) * LETTER * size / 12 * (BOLD if size > 12 else 1), size
     spots: list[Box] = []
     for x, y in places:
         for away in (0, 10, 20, 32):

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from mmprod.evaluation.rate import RatePoint, front
 from mmprod.manifest import write_text
+from mmprod.report.markdown import markdown_table
 from mmprod.report.page import DemoPage, Grid, Section, write_demo_page
 from mmprod.report.plot import Line, Plot, render_plot
 
 ABOVE = 6.0
 """dB above our best point: how far the plots follow the classic codecs."""
 FEWEST = 4
-"""Points of a classic codec that are shown in any case, from its smallest file on."""
+"""Points of a classic codec that are shown in any case, from its smallest file on ..."""
+LOSSY = 60.0
+"""... if their PSNR is below this: a lossless file would squeeze all others into a corner."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class RatePage:
 
 
 def write_rate_page(folder: Path, page: RatePage) -> list[Path]:
-    """Write rate-psnr.svg, rate-ms-ssim.svg and rate.html; what was written."""
+    """Write rate-psnr.svg, rate-ms-ssim.svg, rate.md (sentences and tables) and rate.html; what was
+    written.
+    """
     plots = (
         _plot(page, "PSNR over bits per pixel", "PSNR in dB", lambda p: p.psnr),
         _plot(page, "MS-SSIM over bits per pixel", "MS-SSIM", lambda p: p.ms_ssim),
@@ -44,26 +49,38 @@ def write_rate_page(folder: Path, page: RatePage) -> list[Path]:
         Section("Rate and distortion", plots=plots),
         *(Section(title, grid=grid) for title, grid in page.tables),
     ]
+    parts = ["".join(f"- {words}\n" for words in page.sentences)]
+    parts += [f"**{title}**\n\n{markdown_table(grid)}" for title, grid in page.tables]
+    write_text(folder / "rate.md", f"{page.lead}\n\n" + "\n".join(parts))
     target = folder / "rate.html"
     write_demo_page(target, DemoPage("Rate and distortion", page.lead, (), tuple(sections)))
-    return [*written, target]
+    return [*written, folder / "rate.md", target]
 
 
 def _plot(page: RatePage, title: str, label: str, value: Callable[[RatePoint], float]) -> Plot:
-    """Ours by codec, one marker a prior; theirs as their fronts, as far as they are near ours."""
+    """Ours by codec, one marker a prior; theirs as their fronts, as far as they are near ours. The
+    priors are named once where all codecs have the same, at every marker where they differ.
+    """
     high = max(p.psnr for p in page.ours) + ABOVE
+    codecs = {
+        name: sorted((p for p in page.ours if p.codec == name), key=lambda p: -p.bytes)
+        for name in dict.fromkeys(p.codec for p in page.ours)
+    }
+    orders = {tuple(p.setting for p in points) for points in codecs.values()}
+    order = orders.pop() if len(orders) == 1 else ()
     lines = []
-    for name in dict.fromkeys(p.codec for p in page.ours):
-        points = sorted((p for p in page.ours if p.codec == name), key=lambda p: -p.bytes)
-        lines.append(Line(name, [(p.bpp, value(p)) for p in points], [p.setting for p in points]))
+    for name, points in codecs.items():
+        labels = () if order else [p.setting for p in points]
+        lines.append(Line(name, [(p.bpp, value(p)) for p in points], labels))
     for name, theirs in page.theirs.items():
-        curve = front(theirs)
-        near = [p for i, p in enumerate(curve) if i < FEWEST or p.psnr <= high]
-        words = [f"{near[0].bytes:.0f} bytes"]
-        lines.append(Line(name, [(p.bpp, value(p)) for p in near], words))
+        first, *more = front(theirs)
+        near = [p for i, p in enumerate(more, 1) if p.psnr <= (LOSSY if i < FEWEST else high)]
+        places = [(p.bpp, value(p)) for p in (first, *near)]
+        lines.append(Line(name, places, [f"{first.bytes:.0f} bytes"]))
     return Plot(
         title,
-        "bits per pixel of whole files",
+        f"bits per pixel of whole files{'; ours from the right: ' if order else ''}"
+        f"{', '.join(order)}",
         f"{label}, mean over pictures",
         lines,
         log_x=True,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprod.manifest import write_text
+from mmprod.report.markdown import markdown_table
 from mmprod.report.page import DemoPage, Grid, Section, write_demo_page
 from mmprod.report.plot import Line, Plot, render_plot
 
@@ -31,8 +32,8 @@ class SweepPage:
 
 
 def write_sweep_page(folder: Path, page: SweepPage) -> list[Path]:
-    """Write rate-distortion.svg, usage.svg and sweep.html; what was written. The plots are left out
-    when nothing was measured.
+    """Write rate-distortion.svg, usage.svg, sweep.md (reasons and table) and sweep.html; what was
+    written. The plots are left out when nothing was measured.
     """
     plots = (_rate_distortion(page), _usage(page)) if page.records else ()
     written = []
@@ -49,10 +50,13 @@ def write_sweep_page(folder: Path, page: SweepPage) -> list[Path]:
     if page.failed:
         words = tuple(f"{name}: {error}" for name, error in page.failed)
         sections.append(Section("Failed", points=words))
+    reasons = "".join(f"- {reason}\n" for reason in page.reasons)
+    text = f"{page.lead}\n\nRecommended: {choice} ({page.rule}).\n\n{reasons}"
+    write_text(folder / "sweep.md", f"{text}\n{markdown_table(page.table)}")
     target = folder / "sweep.html"
     facts = (("recommended", choice), ("members measured", str(len(page.records))))
     write_demo_page(target, DemoPage(page.title, page.lead, facts, tuple(sections)))
-    return [*written, target]
+    return [*written, folder / "sweep.md", target]
 
 
 def _rate_distortion(page: SweepPage) -> Plot:

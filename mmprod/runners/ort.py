@@ -94,14 +94,16 @@ class FeatureGraph:
         self.path = path
         self._session = _open(path, 0, (CPU,))
         inputs = self._session.get_inputs()
-        first = inputs[0]
-        kind = _TYPES.get(first.type, first.type)
-        sides = {"uint8": first.shape[1:3], "float32": first.shape[2:4]}.get(kind, [])
-        if len(inputs) != 1 or len(first.shape) != 4 or len(sides) != 2:
+        fits = len(inputs) == 1 and len(inputs[0].shape) == 4
+        first = inputs[0] if fits else None
+        kind = _TYPES.get(first.type, first.type) if first else ""
+        places = {"uint8": (3, 1, 2), "float32": (1, 2, 3)}.get(kind)
+        if first is None or places is None or first.shape[places[0]] != 3:
             raise ConfigError(
                 f"{path} takes {[(v.name, v.type, v.shape) for v in inputs]}",
                 hint="a feature extractor takes uint8 (B, H, W, 3) or float32 (B, 3, H, W)",
             )
+        sides = [first.shape[place] for place in places[1:]]
         self._name, self.kind = first.name, kind
         self.side = int(sides[0]) if isinstance(sides[0], int) and sides[0] == sides[1] else None
         self.batch = first.shape[0] if isinstance(first.shape[0], int) else None

@@ -98,7 +98,8 @@ class Adversary:
         """Step the discriminator on the gradients of all micro-batches of all ranks. Collective.
 
         Returns the mean logit of real and of restored patches and the share of patches on the right
-        side of 0. Raises NumericsError when the gradient is not finite; nothing has moved then.
+        side of 0. Raises NumericsError when the gradient is not finite: the discriminator has not
+        moved then, the codec has made its step, and neither is saved.
         """
         if not self._sums[-1]:
             return {}

@@ -5,10 +5,10 @@ out over the ranks, flushed to disk and hashed; rank 0 writes manifest.json and 
 `latest`, both by rename. A process killed anywhere in between leaves a folder without manifest,
 which is never read. Load: rank 0 decides which step, all follow.
 
-A step folder holds the backend's files, ema*.safetensors, task.safetensors (what the task trains
-beside its model, if anything) and manifest.json with the progress of
-the loop and the identity of the job. Random numbers and sample order are functions of the step
-(see shares.py), so they need no state.
+A step folder holds the backend's files, ema*.safetensors, frozen.safetensors (the exact frozen
+weights, if any), task.safetensors (what the task trains beside its model, if anything) and
+manifest.json with the progress of the loop and the identity of the job. Random numbers and sample
+order are functions of the step (see shares.py), so they need no state.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from mmprod.training.task import Task
 logger = logging.getLogger(__name__)
 
 TASK = "task.safetensors"
+WHOLE = ("deepspeed zero-0 fp32",)
+"""backends of several processes whose saved state is whole: any number of processes can load it"""
 
 
 @dataclass
@@ -75,6 +77,8 @@ class Identity:
     """SHA-256 of tokenizer.json"""
     backend: str
     world: int
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of other files that the stage learns with (see `Task`)"""
 
 
 @dataclass(frozen=True)
@@ -210,20 +214,34 @@ def _find(folder: Path, resume: str) -> Checkpoint | None:
 
 def check_identity(checkpoint: Checkpoint, wanted: Identity) -> None:
     """Raise ConfigError when a checkpoint belongs to another job or number of processes."""
-    path, saved, now = checkpoint.path, checkpoint.manifest["identity"], asdict(wanted)
-    if saved == now:
-        return
-    if saved.get("world") != now["world"]:
-        raise ConfigError(
-            f"{path} was saved by {saved.get('world')} processes; there are {now['world']} now",
-            hint=f"resume with --nproc {saved.get('world')} (other numbers cannot be loaded yet)",
-        )
+    path, now = checkpoint.path, asdict(wanted)
+    saved = {"files": {}} | checkpoint.manifest["identity"]
     names = [name for name in now if saved.get(name) != now[name]]
+    if "world" in names and wanted.backend not in WHOLE:
+        raise ConfigError(
+            f"{path} was saved by {saved.get('world')} processes; there are {now['world']} now, "
+            f"and {wanted.backend} divides its state among them",
+            hint=f"resume with --nproc {saved.get('world')}; or start another run from the weights "
+            f"and codebook: -o {wanted.stage}_train.init_from={path.parents[1] / layout.WEIGHTS}",
+        )
+    names = [name for name in names if name != "world"]
+    if not names:
+        return
+    if names == ["files"]:
+        raise ConfigError(
+            f"{path} was trained with other {' and '.join(_changed(saved['files'], now['files']))} "
+            "weights than are given now",
+            hint="give the files it was trained with, or train this stage anew with --resume never",
+        )
     detail = "; ".join(f"{name}: saved {saved.get(name)!r}, now {now[name]!r}" for name in names)
     raise ConfigError(
         f"{path} belongs to another job ({detail})",
         hint="use the configuration and DeepSpeed file it was saved with, or --resume never",
     )
+
+
+def _changed(saved: dict[str, str], now: dict[str, str]) -> list[str]:
+    return sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
 
 
 def _load_frozen(trained: Trained, path: Path) -> None:

@@ -15,11 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mmprod.config.schema import CodecConfig, Config
+from mmprod.config.schema import Config
 from mmprod.data.store import Split
+from mmprod.errors import ConfigError
 from mmprod.models.codec import RESTORED, Codec, build_codec, to_signal
 from mmprod.models.losses import PERCEPTUAL_WEIGHT
-from mmprod.models.perceptual import Perceptual, load_perceptual
+from mmprod.models.perceptual import SMALLEST, Perceptual, load_perceptual
 from mmprod.training.adversary import Adversary
 from mmprod.training.shares import Indices, Share
 from mmprod.training.task import Evaluation
@@ -30,6 +31,8 @@ EVALUATED = 256
 """pictures of the val split that an evaluation measures"""
 SHOWN = 8
 CHUNK = 32
+CODEBOOK = ("quantizer", "codebook_size", "books", "book", "levels")
+"""settings that say what the tensors of a codebook mean"""
 
 
 class CodecTask:
@@ -43,7 +46,9 @@ class CodecTask:
         self._codec = build_codec(config.codec)
         self.model: nn.Module = self._codec
         self.size, self.weights = len(train), train.weights
-        self._perceptual = _perceptual(config.codec, device)
+        self._perceptual = _perceptual(config, device)
+        self.codebook = config.codec.model_dump(mode="json", include=set(CODEBOOK))
+        self.files = self._perceptual.files if self._perceptual is not None else {}
         self._adversary = (
             Adversary(config.codec, config.codec_train, config.data.image_size, device)
             if config.codec.gan_weight
@@ -122,8 +127,14 @@ class CodecTask:
         }
         return Evaluation(metrics, grid_of([pixels[:SHOWN], output[:SHOWN]]))
 
-    def better(self, metrics: dict[str, float]) -> float:
-        return metrics["psnr"]
+    def better(self, metrics: dict[str, float], step: int) -> float:
+        """psnr; with loss = natural the negative loss, which psnr would contradict. With a
+        discriminator the step itself: no figure of distortion may choose weights from before its
+        start, so the last averaged ones count.
+        """
+        if self._adversary is not None:
+            return float(step)
+        return -metrics["loss"] if self._config.codec.loss == "natural" else metrics["psnr"]
 
     def core(self, model: nn.Module) -> nn.Module:
         return model
@@ -135,8 +146,9 @@ def _plus(losses: dict[str, Tensor], added: Tensor | float) -> dict[str, Tensor]
     return losses | both
 
 
-def _perceptual(cfg: CodecConfig, device: torch.device) -> Perceptual | None:
+def _perceptual(config: Config, device: torch.device) -> Perceptual | None:
     """The network for loss = natural, from the user's file. Says what is used without one."""
+    cfg, size = config.codec, config.data.image_size
     if cfg.loss != "natural":
         return None
     if not cfg.perceptual:
@@ -145,6 +157,11 @@ def _perceptual(cfg: CodecConfig, device: torch.device) -> Perceptual | None:
             "and MS-SSIM take their place"
         )
         return None
+    if size < SMALLEST:
+        raise ConfigError(
+            f"codec.perceptual: pictures of {size} pixels are too small for VGG16",
+            hint=f"data.image_size of at least {SMALLEST}, or codec.perceptual empty",
+        )
     heads = Path(cfg.perceptual_heads) if cfg.perceptual_heads else None
     return load_perceptual(Path(cfg.perceptual), heads).to(device)
 

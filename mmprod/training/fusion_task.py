@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,8 @@ class FusionTask:
     learns_buffers = False
 
     def __init__(self, config: Config, dims: Dims, data: FusionData, device: torch.device) -> None:
+        self.codebook: dict[str, Any] = {}
+        self.files: dict[str, str] = {}
         self._config, self._dims, self._data, self._device = config, dims, data, device
         fusion = build_fusion(config.fusion, dims)
         fusion.adopt_codebook(data.codec.quantizer.table())
@@ -111,7 +114,7 @@ class FusionTask:
         picture = self._samples(model, indices[:SHOWN])
         return Evaluation({name: total / count for name, total in sums.items()}, picture)
 
-    def better(self, metrics: dict[str, float]) -> float:
+    def better(self, metrics: dict[str, float], step: int) -> float:
         return -metrics["loss"]
 
     def core(self, model: nn.Module) -> nn.Module:

@@ -21,6 +21,7 @@ from mmprod.config.parts import part_of
 from mmprod.config.schema import Config
 from mmprod.errors import ConfigError, IntegrityError
 from mmprod.manifest import read_json, sha256_file
+from mmprod.training.codebook_kind import other_codebook, read_codebook
 from mmprod.training.records import read_stage
 from mmprod.training.task import Task
 from mmprod.training.transfer import Transfer, Verdict
@@ -35,19 +36,22 @@ _COPY = "give weights of a finished training, from a good copy"
 def start_from(task: Task, path: Path, frozen: Collection[str] = ()) -> Transfer:
     """Load the tensors of `path` that match in name and shape; say what became of each.
 
-    Buffers that the task learns (a codebook with its averages and counters) describe one state and
-    are taken all or none; other buffers come from the task's own inputs and are left as they are.
-    `frozen`: parts that must come whole from `path`. Raises ConfigError when no matrix or kernel
-    fits, or a frozen part stays fresh; IntegrityError when the file cannot be read or trusted.
+    A codebook that the task learns (codes, averages, counters, SimVQ's map) describes one state and
+    is taken whole from one of the same kind, or not at all; without one to learn, buffers come from
+    the task's own inputs and are left as they are. `frozen`: parts that must come whole from
+    `path`. Raises ConfigError when no matrix or kernel outside the codebook fits, or a frozen part
+    stays fresh; IntegrityError when the file cannot be read or trusted.
     """
     source = find_weights(path, task.name)
     given = _read(source)
     model = task.core(task.model)
-    verdicts = _judge(task, model, given)
+    other = other_codebook(task.codebook, read_codebook(source)) if task.learns_buffers else ""
+    verdicts = _judge(task, model, given, other)
     taken = {v.name: given[v.name] for v in verdicts if v.verdict == "loaded"}
     own = model.state_dict()
     parameters = {name for name, _ in model.named_parameters()}
-    if not any(own[name].ndim >= 2 for name in taken.keys() & parameters):
+    outside = parameters - _codebook_names(task, model)
+    if not any(own[name].ndim >= 2 for name in taken.keys() & outside):
         raise ConfigError(
             f"init_from: no tensor of {source} fits this model: {_example(verdicts)}",
             hint="give weights of the same model (the same width), or leave init_from empty",
@@ -129,16 +133,20 @@ def _read(path: Path) -> dict[str, Tensor]:
     return given
 
 
-def _judge(task: Task, model: nn.Module, given: dict[str, Tensor]) -> list[Verdict]:
-    """A verdict on every tensor of the model, then on those that only the file has."""
+def _judge(task: Task, model: nn.Module, given: dict[str, Tensor], other: str) -> list[Verdict]:
+    """A verdict on every tensor of the model, then on those that only the file has. `other`: why
+    the file's codebook means something else, if it does.
+    """
     own = model.state_dict()
-    buffers = {name for name, _ in model.named_buffers()} & own.keys()
+    codebook = _codebook_names(task, model)
     reasons = {name: _misfit(tensor, given.get(name)) for name, tensor in own.items()}
     if not task.learns_buffers:
-        reasons |= dict.fromkeys(buffers, "comes from this run's own inputs")
-    elif any(reasons[name] for name in buffers):
+        reasons |= dict.fromkeys(codebook, "comes from this run's own inputs")
+    elif other:
+        reasons |= {name: reasons[name] or other for name in codebook}
+    elif any(reasons[name] for name in codebook):
         whole = "the codebook is taken whole or not at all"
-        reasons |= {name: reasons[name] or whole for name in buffers}
+        reasons |= {name: reasons[name] or whole for name in codebook}
     shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
     verdicts = [
         Verdict(
@@ -154,6 +162,15 @@ def _judge(task: Task, model: nn.Module, given: dict[str, Tensor]) -> list[Verdi
         Verdict(name, "unused", "this model has none", part_of(task.name, name), shapes[name])
         for name in sorted(given.keys() - own.keys())
     ]
+
+
+def _codebook_names(task: Task, model: nn.Module) -> set[str]:
+    """The saved buffers; with a codebook that the task learns also the quantizer's parameters."""
+    own = model.state_dict().keys()
+    buffers = {name for name, _ in model.named_buffers()} & own
+    if not task.learns_buffers:
+        return buffers
+    return buffers | {name for name in own if part_of(task.name, name) == "quantizer"}
 
 
 def _misfit(own: Tensor, given: Tensor | None) -> str:

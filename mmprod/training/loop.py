@@ -7,12 +7,14 @@ now and then:  log, evaluate, save
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from PIL import Image
@@ -150,7 +152,7 @@ class _Loop:
                 "is NaN or infinite",
                 hint=f"{OTHER_JOB}; or resume from an older step, see mmprod ckpt ls",
             )
-        value = job.task.better(metrics)
+        value = job.task.better(metrics, progress.step)
         improved = progress.best is None or value > progress.best
         if improved:
             progress.best, progress.best_step, progress.best_metrics = value, progress.step, metrics
@@ -173,7 +175,9 @@ class _Loop:
         return evaluation.metrics
 
     def _write_weights(self) -> None:
-        write_weights(self.job.folder / layout.WEIGHTS, self.job.task.core(self._whole_model()))
+        task = self.job.task
+        path = self.job.folder / layout.WEIGHTS
+        write_weights(path, task.core(self._whole_model()), task.codebook)
 
     def _whole_model(self) -> nn.Module:
         if self.job.eval_model is None:
@@ -250,11 +254,14 @@ def fill(model: nn.Module, weights: dict[str, torch.Tensor], live: nn.Module) ->
     model.eval()
 
 
-def write_weights(path: Path, model: nn.Module) -> None:
-    """Parameters and buffers as safetensors, atomically."""
+def write_weights(path: Path, model: nn.Module, codebook: Mapping[str, Any]) -> None:
+    """Parameters and buffers as safetensors, atomically. `codebook`: see `Task`; its metadata (one
+    entry: safetensors keeps no order of several, and equal weights shall have equal hashes).
+    """
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in model.state_dict().items()
     }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+        about = {layout.CODEBOOK: json.dumps(codebook, sort_keys=True)} if codebook else None
+        save_file(tensors, temporary, metadata=about)

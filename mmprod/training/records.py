@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,10 @@ def stage_source(prepared: Prepared, stage: str) -> str:
     return sha256_bytes("/".join(parts).encode())
 
 
-def finish_stage(prepared: Prepared, result: StageResult) -> None:
-    """config.json beside the weights: written last, it says that the stage is finished."""
+def finish_stage(prepared: Prepared, result: StageResult, files: Mapping[str, str]) -> None:
+    """config.json beside the weights: written last, it says that the stage is finished. `files`:
+    hashes of what it learned with beside the data set.
+    """
     folder = prepared.root / result.stage
     section = getattr(prepared.config, result.stage)
     write_json(
@@ -67,6 +70,7 @@ def finish_stage(prepared: Prepared, result: StageResult) -> None:
             "dims": asdict(prepared.dims),
             "config_sha256": prepared.config_sha256,
             "source": stage_source(prepared, result.stage),
+            "learned_with": dict(files),
             "weights": FileEntry.of(folder, folder / layout.WEIGHTS).as_dict(),
         },
     )

@@ -168,6 +168,7 @@ def _train_one(prepared: Prepared, stage: str, order: _Order, world: World) -> S
         tokenizer=prepared.tokenizer_sha256,
         backend=backend.identity,
         world=world.size,
+        files=task.files,
     )
     if start is not None:
         check_identity(start, identity)
@@ -192,7 +193,7 @@ def _train_one(prepared: Prepared, stage: str, order: _Order, world: World) -> S
             on_event=order.on_event,
         )
     )
-    only_main(world, lambda: finish_stage(prepared, result))
+    only_main(world, lambda: finish_stage(prepared, result, task.files))
     return result
 
 

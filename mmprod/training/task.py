@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,10 @@ class Task(Protocol):
     """samples in the training split"""
     weights: npt.NDArray[np.float64] | None
     """sampling weights (size,), or None"""
+    codebook: dict[str, Any]
+    """what its codebook's tensors mean beyond their shapes (written with the weights), or empty"""
+    files: dict[str, str]
+    """SHA-256 of files that it learns with beside the data set, by what they hold"""
 
     def batch(self, share: Share) -> tuple[Tensor, ...]:
         """The tensors of this share on the device: a pure function of (share, data)."""
@@ -62,8 +66,10 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Evaluate a copy of `model` in eval mode, fp32. Deterministic."""
 
-    def better(self, metrics: dict[str, float]) -> float:
-        """The figure that selects the best weights: higher is better."""
+    def better(self, metrics: dict[str, float], step: int) -> float:
+        """The figure that selects the best weights, of the evaluation after `step` steps: higher is
+        better.
+        """
 
     def core(self, model: nn.Module) -> nn.Module:
         """The part of `model` whose weights are exported (without the losses around it)."""

@@ -99,4 +99,10 @@ def read_transfer(folder: Path) -> Transfer | None:
 
 def _verdicts(raw: list[dict[str, Any]]) -> Iterator[Verdict]:
     for entry in raw:
-        yield Verdict(**{**entry, "shape": tuple(entry["shape"])})
+        verdict = Verdict(**{**entry, "shape": tuple(entry["shape"])})
+        words = (verdict.name, verdict.verdict, verdict.reason, verdict.part)
+        if not all(isinstance(word, str) for word in words) or not all(
+            isinstance(size, int) for size in verdict.shape
+        ):
+            raise TypeError(f"{entry} is no verdict on a tensor")
+        yield verdict

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmprod.models.quantizers.spherical import SphericalQuantizer
 from tools.bench import __main__ as bench
 from tools.bench import codec, measure, quantizers
 from tools.bench.machine import described, machine
@@ -57,6 +58,10 @@ def test_our_quantizers_run_and_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantizers, "SHAPE", (4, quantizers.DIM, 4, 4))
     for build in (quantizers.spherical, quantizers.euclid):
         build()()
+    quantizer = SphericalQuantizer(32, quantizers.DIM, decay=0.9, commitment=0.25, restart=True)
+    before = quantizer.book.codes.clone()
+    quantizers._ours(quantizer)()
+    assert int(quantizer.updates) == 1 and not torch.equal(quantizer.book.codes, before)
 
 
 def test_a_quantizer_without_gradient_is_an_error() -> None:

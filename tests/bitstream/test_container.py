@@ -11,6 +11,7 @@ import pytest
 from mmprod.bitstream import container, describe
 from mmprod.bitstream.container import MAX_FILE_BYTES, Header, build, parse
 from mmprod.bitstream.crc import crc32c
+from mmprod.bitstream.names import NOT_IN_NAMES
 from mmprod.errors import ConfigError, IntegrityError
 
 TAG = b"\x01\x02\x03"
@@ -148,6 +149,34 @@ def test_the_writer_keeps_the_limits(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError) as caught:
         build(dataclasses.replace(SQUARE, **changes), b"")  # type: ignore[arg-type]
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "code", [0, 0x1F, 0x7F, 0x80, 0x9F, 0x2028, 0x2029, 0x61C, 0x200E, 0x202E, 0x2066, 0x2069]
+)
+def test_controls_are_in_no_name(code: int) -> None:
+    name = f"a{chr(code)}b"
+    with pytest.raises(ConfigError, match="no plain file name"):
+        build(dataclasses.replace(SQUARE, names=(name,)), b"")
+    encoded = name.encode()
+    body = b"\x9dQ\x13" + TAG + b"\x01\x01\x40\x40" + bytes([len(encoded)]) + encoded
+    with pytest.raises(IntegrityError, match="no plain file name"):
+        parse(sealed(body))
+
+
+def test_the_names_that_are_refused_are_those_of_the_document() -> None:
+    ranges = [(0, 0x1F), (0x7F, 0x9F), (0x2028, 0x202E), (0x61C, 0x61C), (0x200E, 0x200F)]
+    ranges += [(0x2066, 0x2069)]
+    listed = {chr(c) for first, last in ranges for c in range(first, last + 1)}
+    assert listed | set('/\\:*?"<>|') == NOT_IN_NAMES
+    for code in (0xA0, 0xAD, 0x200B, 0x200D, 0xFEFF, 0xE000, 0x378, 0x1F600):
+        header = dataclasses.replace(SQUARE, names=(f"a{chr(code)}b",))
+        assert parse(build(header, b"")) == (header, b""), "whatever some table calls printable"
+
+
+def test_a_pack_has_the_bytes_of_the_document() -> None:
+    assert len(build(dataclasses.replace(PACK, sizes=((64, 64),) * 127), b"")) == 14
+    assert len(build(dataclasses.replace(NEURAL, sizes=((64, 64),) * 127), b"")) == 19
 
 
 def test_the_writer_keeps_the_size(monkeypatch: pytest.MonkeyPatch) -> None:

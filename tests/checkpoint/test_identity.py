@@ -53,3 +53,28 @@ def test_facts_survive_a_file_and_damage_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(IntegrityError):
             CodecFacts.load(path, 8)
+
+
+def test_every_damage_of_the_file_is_noticed(tmp_path: Path) -> None:
+    known, path = facts("quantizer.rate"), tmp_path / "codec.npz"
+    rng, whole = np.random.default_rng(0), known.to_bytes()
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(int(rng.integers(1, 4))):
+            data[int(rng.integers(len(data)))] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            assert CodecFacts.load(path, 8).digest == known.digest
+        except IntegrityError:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("value", [-1e-3, np.nan, np.inf])
+def test_rates_that_cannot_be_are_refused(value: float, tmp_path: Path) -> None:
+    rate = np.full(8, 0.1, np.float32)
+    rate[3] = value
+    (tmp_path / "codec.npz").write_bytes(CodecFacts("ab" * 32, rate).to_bytes())
+    with pytest.raises(IntegrityError, match="negative, NaN or infinite"):
+        CodecFacts.load(tmp_path / "codec.npz", 8)

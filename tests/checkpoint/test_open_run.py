@@ -40,7 +40,7 @@ def root(tmp_path):
         ("fusion", build_fusion(config.fusion, dims)),
     ):
         (tmp_path / stage).mkdir()
-        write_weights(tmp_path / stage / "model.safetensors", model)
+        write_weights(tmp_path / stage / "model.safetensors", model, {})
     names = ["config.toml", "tokenizer.json"]
     names += [f"{stage}/model.safetensors" for stage in ("codec", "fusion")]
     write_run(
@@ -108,6 +108,7 @@ def test_a_folder_without_run_json_is_no_run(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"format": 1}, "run format 1, this version reads 2"),
         ({"format": 9}, "run format 9"),
         ({"kind": "bundle"}, "does not describe a run"),
         ({"dims": {"width": 3}}, "lacks something"),

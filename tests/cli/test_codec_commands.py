@@ -1,4 +1,4 @@
-"""`mmprod codec sweep` and `mmprod codec rate`."""
+"""`mmprod codec sweep`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from mmprod.config.load import load_config
 from mmprod.errors import ConfigError, NumericsError
 
 from .conftest import Mmprod
-from .test_compress import bundle  # noqa: F401 (a fixture)
-
-PICTURES = "--pictures"
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +44,9 @@ def test_sweep_measures_every_member_and_writes_its_files(swept: Path) -> None:
         assert 0 < member["usage"] <= 1
         assert 1 <= member["perplexity"] <= 2**bits
         assert member["seconds_per_step"] > 0
-    for name in ("rate-distortion.svg", "usage.svg"):
-        assert "K 8" in (swept / name).read_text(encoding="utf-8") or name == "usage.svg"
+    assert ">K 8" in (swept / "rate-distortion.svg").read_text(encoding="utf-8")
+    assert "perplexity / K" in (swept / "usage.svg").read_text(encoding="utf-8")
+    assert f"| {found['recommended']} |" in (swept / "sweep.md").read_text(encoding="utf-8")
     page = (swept / "sweep.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 2
     assert found["recommended"] in page
@@ -73,6 +71,57 @@ def test_sweep_refuses_a_folder_of_another_configuration(
                     "--out", swept)  # fmt: skip
     assert result.code == 2
     assert "codec_train.steps (was 2, now 3)" in result.err
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.image_size=32", "data.image_size (there 16, asked for 32)"),
+        ("data.seed=1", "data.seed (there 0, asked for 1)"),
+        ("data.count=60", "data.count (there 40, asked for 60)"),
+        ("data.source=emoji", "data.source (there 'avatars', asked for 'emoji')"),
+    ],
+)
+def test_sweep_refuses_the_data_of_another_configuration(
+    swept: Path, job: Path, mmprod: Mmprod, override: str, words: str
+) -> None:
+    result = mmprod("codec", "sweep", "-c", job, "--sizes", "8", "--dims", "4", "--steps", 2,
+                    "--out", swept, "-o", override)  # fmt: skip
+    assert result.code == 2
+    assert words in result.err
+    assert f"--data {swept / 'data'}" in result.err
+
+
+def test_sweep_refuses_an_override_that_the_given_data_contradicts(
+    swept: Path, job: Path, mmprod: Mmprod, tmp_path: Path
+) -> None:
+    given = ("codec", "sweep", "-c", job, "--sizes", "8", "--dims", "4", "--out", tmp_path / "x")
+    for way in (("--data", swept / "data"), ("-o", f"data.path={swept / 'data'}")):
+        result = mmprod(*given, *way, "-o", "data.image_size=32")
+        assert result.code == 2
+        assert "data.image_size (there 16, asked for 32)" in result.err
+
+
+def test_sweep_knows_the_folder_its_pictures_are_from(
+    mmprod: Mmprod, job: Path, tmp_path: Path
+) -> None:
+    from mmprod.cli.members import Grid
+    from mmprod.cli.output import Output
+    from mmprod.cli.sweep import SweepJob, _shared_data
+
+    def prepare(folder: Path) -> Path:
+        keys = ("data.source=folder", f"data.path={folder}")
+        grid = Grid((8,), (4,), ("spherical",))
+        return _shared_data(Output(), SweepJob(str(job), keys, grid, tmp_path / "out", None, 4))
+
+    for seed, name in enumerate(("first", "second")):
+        (tmp_path / name).mkdir()
+        noise = np.random.default_rng(seed).integers(0, 256, (30, 16, 16, 3)).astype(np.uint8)
+        for number, picture in enumerate(noise):
+            Image.fromarray(picture).save(tmp_path / name / f"{number}.png")
+    assert prepare(tmp_path / "first") == prepare(tmp_path / "first")
+    with pytest.raises(ConfigError, match=r"data\.path \(there '.*first', asked for '.*second'\)"):
+        prepare(tmp_path / "second")
 
 
 def test_sweep_refuses_nonsense_by_name_before_anything(
@@ -157,85 +206,3 @@ def test_members_change_nothing_but_quantizer_and_factor(job: Path) -> None:
     assert {m.config.codec.factor for m in found} == {2, 4, 8}
     with pytest.raises(ConfigError, match="mean nothing"):
         members(str(job), (), Grid((16,), (4,), ("residual",), books=1))
-
-
-def test_rate_compares_real_files_with_classic_codecs(
-    run: Path, mmprod: Mmprod, tmp_path: Path
-) -> None:
-    data = mmprod("codec", "rate", run, "--data", run / "data", "--split", "train", "--count", 2,
-                  "--qualities", "0,40,90", "--priors", "raw,static", "--out", tmp_path,
-                  "--json").json()  # fmt: skip
-    ours = {point["setting"]: point for point in data["ours"]}
-    assert set(ours) == {"raw", "static"}
-    assert 8 < ours["raw"]["bytes"] < 40
-    assert ours["raw"]["psnr"] == ours["static"]["psnr"]
-    assert set(data["theirs"]) == {"JPEG", "WebP", "AVIF"}
-    assert {"q0 4:2:0", "lossless"} <= {point["setting"] for point in data["theirs"]["WebP"]}
-    assert len(data["comparisons"]) == 3
-    assert all("smallest" in comparison["words"] for comparison in data["comparisons"])
-    sizes = {decoder["codec"]: decoder["bytes"] for decoder in data["decoders"]}
-    assert sizes[run.name] > 1000
-    page = (tmp_path / "rate.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 2
-    assert json.loads((tmp_path / "rate.json").read_text("utf-8"))["pictures"] == 2
-
-
-@pytest.mark.slow  # exports a bundle
-def test_rate_of_a_bundle_beside_its_run(
-    run: Path,
-    bundle: Path,  # noqa: F811
-    mmprod: Mmprod,
-    tmp_path: Path,
-) -> None:
-    data = mmprod("codec", "rate", run, bundle, "--data", run / "data", "--split", "train",
-                  "--count", 2, "--qualities", "50", "--against", "webp", "--out", tmp_path,
-                  "--json").json()  # fmt: skip
-    settings = [(point["codec"], point["setting"]) for point in data["ours"]]
-    names = [str(run), str(bundle)]  # both folders are called mini
-    assert settings == [(name, prior) for name in names for prior in ("raw", "static", "fusion")]
-    by_name = {name: [p["bytes"] for p in data["ours"] if p["codec"] == name] for name in names}
-    assert by_name[names[0]][:2] == pytest.approx(by_name[names[1]][:2], abs=2)
-    sizes = {decoder["codec"]: decoder for decoder in data["decoders"]}
-    assert "code_prior in fp32" in sizes[names[1]]["what"]
-    assert "fusion model" in sizes[names[0]]["what"]
-
-
-def test_rate_on_own_pictures_of_another_size(run: Path, mmprod: Mmprod, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (30, 50, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(pictures / "a.png")
-    (pictures / "b.png").write_bytes(b"no picture")
-    result = mmprod("codec", "rate", run, PICTURES, pictures, "--size", 24, "--qualities", "50",
-                    "--against", "jpeg", "--priors", "static",
-                    "--out", tmp_path / "out")  # fmt: skip
-    assert result.code == 0, result.err
-    assert "b.png is left out" in result.err
-    assert "JPEG" in result.out
-    assert "What a decoder takes" in result.out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((), "either --data or --pictures"),
-        ((PICTURES, "nowhere"), "is no folder"),
-        ((PICTURES, ".", "--against", "jxl"), "no codec 'jxl'"),
-        ((PICTURES, ".", "--qualities", "101"), "no quality"),
-        ((PICTURES, ".", "--priors", "best"), "no prior best"),
-        ((PICTURES, "tests/golden"), "holds no picture"),
-        ((PICTURES, ".", "--lpips-heads", "x.pth"), "--lpips-heads needs --lpips"),
-    ],
-)
-def test_rate_refuses_what_it_cannot_do(
-    run: Path, mmprod: Mmprod, tmp_path: Path, arguments: tuple[str, ...], words: str
-) -> None:
-    result = mmprod("codec", "rate", run, *arguments, "--count", 1, "--out", tmp_path)
-    assert result.code == 2
-    assert words in result.err
-
-
-def test_rate_needs_every_codec_once(run: Path, mmprod: Mmprod, tmp_path: Path) -> None:
-    result = mmprod("codec", "rate", run, run, PICTURES, ".", "--out", tmp_path)
-    assert result.code == 2
-    assert "given twice" in result.err

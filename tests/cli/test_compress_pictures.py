@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmprod.cli.picture_files import pack_names
+from mmprod.bitstream.names import NOT_IN_NAMES
+from mmprod.cli.picture_files import LONGEST_NAME, file_names, pack_names
 
 from .conftest import Mmprod
 from .drawn import pixels, smooth, write
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 def test_pictures_of_every_mode(mode: str, mmprod: Mmprod, run: Path, tmp_path: Path) -> None:
-    suffix = ".tif" if mode in ("CMYK", "F") else ".png"
+    suffix = ".tif" if mode == "CMYK" else ".png"
     path = tmp_path / f"a{suffix}"
     if mode == "I;16":
         Image.fromarray(smooth(20, 21)[..., 0].astype(np.uint16) * 257).save(path)
@@ -79,3 +80,102 @@ def test_names_in_a_pack_are_plain_and_differ() -> None:
     assert names[:6] == ["x", "x.png", "x-2", "X.jpg", "w_e_i_rd", "picture"]
     assert len(names[6].encode()) == 200
     assert len({name.casefold() for name in names}) == len(names)
+
+
+def test_names_from_anywhere_become_names_of_a_pack() -> None:
+    from mmprod.bitstream.names import check_name
+
+    given = [f"a{c}b.png" for c in sorted(NOT_IN_NAMES - {"/"})] + ["\u200b\xa0\ue000.png"]
+    names = pack_names([Path(path) for path in given])
+    assert len(set(names)) == len(given)
+    assert names[-1] == "\u200b\xa0\ue000", "what is not in the list is kept"
+    for name in names:
+        check_name(name)
+
+
+def test_names_too_long_for_a_file_system_are_cut_when_unpacked(
+    mmprod: Mmprod, run: Path, tmp_path: Path
+) -> None:
+    from mmprod.bitstream import Picture, RawPrior, write_file
+    from mmprod.bitstream.compressor import Compressor
+    from mmprod.cli.source import open_source
+
+    source = open_source(run, None)
+    codec = Compressor(source.dims, source.codec_facts(), source.runner).codec
+    codes = np.zeros(codec.planes, np.int32)
+    names = ["ü" * 127, "ü" * 126, "u", "ü" * (LONGEST_NAME // 2)]
+    pictures = [Picture(codes, 1, 1, name) for name in names]
+    (tmp_path / "a.mm").write_bytes(write_file(pictures, codec, RawPrior(codec)).data)
+    assert mmprod("decompress", run, tmp_path / "a.mm", "--out", tmp_path / "x").code == 0
+    stems = {path.stem for path in (tmp_path / "x").iterdir()}
+    cut = "ü" * (LONGEST_NAME // 2)
+    assert stems == {cut, f"{cut}-2", f"{cut}-3", "u"} == set(file_names(names))
+
+
+def test_a_file_with_the_longest_name_can_be_written(
+    mmprod: Mmprod, run: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / ("x" * 252 + ".mm")
+    assert mmprod("compress", run, write(tmp_path / "a.png"), "--out", target).code == 0
+    assert target.is_file()
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_values_without_a_range_are_refused(
+    mode: str, mmprod: Mmprod, run: Path, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.tif", 20, 21, mode)
+    result = mmprod("compress", run, path, "--out", tmp_path / "a.mm")
+    assert result.code == 2
+    assert "what is black" in result.err and "8 or 16 bits" in result.err
+    assert not (tmp_path / "a.mm").exists()
+
+
+def test_what_is_not_kept_is_said(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "below").mkdir(parents=True)
+    (folder / "notes.txt").write_text("no picture", encoding="utf-8")
+    write(folder / "plain.png", 20, 20)
+    write(folder / "clear.png", 20, 20, "RGBA")
+    frames = [Image.fromarray(smooth(20, 20) // k) for k in (1, 2)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(smooth(20, 21)[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    said = mmprod("compress", run, folder, "--out", tmp_path / "a.mm").err.splitlines()
+    assert [line.rpartition("/")[2] for line in said] == [
+        "notes.txt",
+        "clear.png: not kept: transparency (now over white)",
+        "deep.png: not kept: the lower 8 of 16 bits",
+        "moving.gif: not kept: all but the first of 2 frames",
+    ]
+    assert "left out" in said[0] and "/below, " in said[0]
+    help_ = " ".join(mmprod("compress", "--help").out.replace("│", " ").split())
+    assert "Not kept: metadata, all but the first frame" in help_
+
+
+def test_the_limits_of_a_pack_are_looked_at_before_the_work(
+    mmprod: Mmprod, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmprod.bitstream import container, file, tiles
+
+    encoded = []
+    encode = tiles.encode
+
+    def counted(*arguments: object) -> object:
+        encoded.append(arguments[1])
+        return encode(*arguments)
+
+    monkeypatch.setattr(tiles, "encode", counted)
+    paths = [write(tmp_path / f"{name}.png", 16, 16) for name in "abc"]
+    target = tmp_path / "x.mm"
+    for module, limit, value, words, worked in (
+        (container, "MAX_PICTURES", 2, "3 pictures in a file", 0),
+        (container, "MAX_FILE_PIXELS", 600, "768 pixels in a file", 2),
+        (file, "MAX_FILE_CODES", 20, "32 codes in a file, 20 at most", 1),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, limit, value)
+            result = mmprod("compress", run, *paths, "--out", target)
+        assert result.code == 2 and words in result.err, result.err
+        assert len(encoded) == worked
+        encoded.clear()
+    assert not target.exists()

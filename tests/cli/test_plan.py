@@ -9,7 +9,9 @@ import pytest
 from mmprod.cli.plan import plan, rank_bytes, training_samples
 from mmprod.config.load import load_config
 from mmprod.models.codec import build_codec
+from mmprod.models.discriminator import Discriminator
 from mmprod.models.fusion import build_fusion
+from mmprod.models.perceptual import STAGES
 
 from .conftest import Mmprod
 
@@ -51,3 +53,22 @@ def test_samples_are_counted_where_data_is_prepared(run: Path) -> None:
     assert training_samples(drawn) == (90, "to be drawn")
     prepared = load_config("tiny", [f"data.path={run / 'data'}"])
     assert training_samples(prepared)[0] == 36
+
+
+def test_networks_beside_the_codec_are_counted_on_every_rank() -> None:
+    config = load_config("base")
+    judge = sum(p.numel() for p in Discriminator().parameters())
+    vgg = 14_714_688 + sum(widths[-1] for widths in STAGES)
+    without = config.model_copy(
+        update={"codec": config.codec.model_copy(update={"gan_weight": 0.0, "perceptual": ""})}
+    )
+    both = config.model_copy(
+        update={"codec": config.codec.model_copy(update={"perceptual": "vgg16.pth"})}
+    )
+    assert config.codec.gan_weight and not config.codec.perceptual
+    plain, gan, all_of_it = (plan(c)[0] for c in (without, config, both))
+    for zero in range(4):
+        for world, size in plain.rank_bytes[zero].items():
+            assert gan.rank_bytes[zero][world] == size + 16 * judge
+            assert all_of_it.rank_bytes[zero][world] == size + 16 * judge + 4 * vgg
+    assert gan.checkpoint_bytes == plain.checkpoint_bytes + 12 * judge == all_of_it.checkpoint_bytes

@@ -73,6 +73,43 @@ def test_curves_that_cannot_be_drawn_are_a_warning(
     assert not (tmp_path / "curves.html").exists()
 
 
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\n", b"null\n", b'{"kind": "eval", "step": 1, "psnr": "high"}\n']
+)
+def test_damaged_metrics_are_a_warning(
+    content: bytes,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mmprod"), "propagate", True)
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    draw_curves(tmp_path)
+    assert "no curves.html" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b"null",
+        b'{"format": 1, "stage": "codec", "source": "x", "sha256": "", "tensors": null}',
+        b'{"format": 1, "stage": "codec", "source": "x", "sha256": "", "tensors": [{"name": "a", '
+        b'"verdict": "loaded", "reason": "", "part": "encoder", "shape": ["x"]}]}',
+    ],
+)
+def test_a_damaged_init_is_a_warning(
+    content: bytes,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mmprod"), "propagate", True)
+    (tmp_path / "init.json").write_bytes(content)
+    show_transfer(Output(), tmp_path)
+    assert "not shown what was loaded" in caplog.text
+
+
 def test_nothing_is_shown_where_nothing_was_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

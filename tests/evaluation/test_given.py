@@ -114,6 +114,15 @@ def test_what_is_no_feature_extractor_is_refused(tmp_path: Path) -> None:
     path = extractor(tmp_path / "f.onnx", TensorProto.INT32, ["n", 4], [1])
     with pytest.raises(ConfigError, match="n', 4"):
         FeatureGraph(path)
+    for kind, shape in (
+        (TensorProto.UINT8, ["n", "h", "w", 1]),
+        (TensorProto.FLOAT, ["n", 1, "h", "w"]),
+        (TensorProto.UINT8, ["n", 3, "h", "w"]),
+        (TensorProto.FLOAT, [3]),
+    ):
+        path = extractor(tmp_path / "f.onnx", kind, shape, [0])
+        with pytest.raises(ConfigError, match="takes"):
+            FeatureGraph(path)
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
     with pytest.raises(IntegrityError):
         FeatureGraph(tmp_path / "bad.onnx")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from importlib.metadata import PackagePath
 
 import numpy as np
 import pytest
@@ -11,13 +12,22 @@ from PIL import Image
 
 from mmprod.errors import ConfigError, EnvironmentMissing
 from mmprod.evaluation.classic import CLASSICS, find_classic, library_bytes, measure_classic
-from mmprod.evaluation.rate import Originals, RatePoint, bytes_at, compare, front, psnr_at
+from mmprod.evaluation.rate import (
+    Originals,
+    RatePoint,
+    bytes_at,
+    compare,
+    front,
+    levels,
+    psnr_at,
+)
 
 from .test_pictures import noisy, pictures
 
 
-def point(codec: str, size: float, quality: float) -> RatePoint:
-    return RatePoint(codec, f"{size}", size, size / 512, quality, 0.5, 0.5, 0.01, 0.01)
+def point(codec: str, size: float, quality: float, dial: str = "") -> RatePoint:
+    setting = f"{size}"
+    return RatePoint(codec, setting, size, size / 512, quality, 0.5, 0.5, 0.01, 0.01, dial=dial)
 
 
 THEIRS = [point("X", s, q) for s, q in ((100, 20.0), (200, 24.0), (150, 19.0), (400, 28.0))]
@@ -37,6 +47,36 @@ def test_interpolation_is_even_in_the_logarithm_of_bytes() -> None:
         assert psnr_at(curve, outside) is None
     for outside in (19.9, 28.1):
         assert bytes_at(curve, outside) is None
+
+
+def test_nothing_is_read_off_between_two_dials() -> None:
+    lossy = [point("X", 100, 20.0, "4:2:0"), point("X", 400, 30.0, "4:2:0")]
+    both = [*lossy, point("X", 500, 100.0, "lossless")]
+    assert bytes_at(both, 25) == pytest.approx(200)
+    assert bytes_at(both, 60) == 500  # its only file that good
+    assert psnr_at(both, 450) == 30
+    assert bytes_at([*lossy, point("X", 150, 100.0, "lossless")], 25) == 150
+
+
+def test_levels_take_real_files_of_ours_and_exact_ones_of_others() -> None:
+    ours = [point("a", 90, 21.5), point("b", 300, 23.2), point("b", 250, 23.2)]
+    found = {level.psnr: level for level in levels(ours, {"X": THEIRS, "Y": THEIRS[3:]})}
+    assert list(found) == [21, 22, 23]
+    assert found[21].ours.bytes == 90
+    assert found[22].ours.bytes == 250  # and nothing between a and b
+    assert found[22].ours.psnr == 23.2
+    assert found[22].others["X"] == pytest.approx(100 * 2**0.5)
+    assert found[22].ratio("X") == pytest.approx(100 * 2**0.5 / 250)
+    assert found[22].others["Y"] is None
+    assert found[22].as_dict()["ratio"]["Y"] is None
+
+
+def test_levels_of_points_beyond_45_db() -> None:
+    ours = [point("a", 90, 52.3)]
+    theirs = [point("X", 500, 46.0), point("X", 800, 60.0)]
+    (level,) = levels(ours, {"X": theirs})
+    assert level.psnr == 52
+    assert 500 < (level.others["X"] or 0) < 800
 
 
 def test_words_say_where_each_wins_and_where_nothing_can_be_said() -> None:
@@ -98,8 +138,13 @@ def test_a_codec_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_library_sizes_are_counted_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = library_bytes("webp")
-    assert known is None or known > 10_000
+    listed = [PackagePath(f"pillow.libs/{name}") for name in ("libwebp-1.so.7", "libwebpmux.so")]
+    listed += [PackagePath("pillow.libs/libsharpyuv.so.0"), PackagePath("PIL/libwebp-notes.txt")]
+    for size, file in zip((1000, 200, 30, 4), listed, strict=True):
+        monkeypatch.setattr(file, "size", size, raising=False)
+    monkeypatch.setattr("importlib.metadata.files", lambda name: listed)
+    assert library_bytes("webp") == 1030
+    assert library_bytes("avif") is None
     monkeypatch.setattr("importlib.metadata.files", lambda name: None)
     assert library_bytes("webp") is None
 
@@ -108,4 +153,5 @@ def test_points_are_plain_data() -> None:
     found = point("c", 1, 2)
     assert found.as_dict() == dataclasses.asdict(found)
     assert compare(found, THEIRS).as_dict()["words"]
+    assert compare(point("c", 50, 24.0), THEIRS).as_dict()["ratio"] == pytest.approx(4)
     assert np.isfinite(found.bpp)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmprod.config.schema import CodecConfig
+from mmprod.models import group_norm
 from mmprod.models.codec import build_codec
 from mmprod.models.group_norm import GroupNorm
 
@@ -101,3 +102,24 @@ def test_every_norm_of_the_codec_sees_channels_last() -> None:
         module.register_forward_pre_hook(look)
     codec(torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8))
     assert kept == [True] * len(norms)
+
+
+@pytest.mark.parametrize("mean", [0, 10, 30])
+@pytest.mark.parametrize("chunk", [1, 2**20])
+def test_bf16_gradient_of_the_weight_far_from_zero(
+    mean: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against float64 with a mean of up to 30 deviations: as near as PyTorch, to 1e-3 up to 10."""
+    monkeypatch.setattr(group_norm, "CHUNK", chunk)
+    ours, theirs = layers(32, 8)
+    torch.manual_seed(3)
+    x = (mean + torch.randn(4, 16, 16, 32)).to(torch.bfloat16).permute(0, 3, 1, 2)
+    _, (true_dx, truth, _) = gradients(copy.deepcopy(theirs).double(), x.double())
+    errors = []
+    for layer in (ours, theirs):
+        _, (dx, d_weight, _) = gradients(layer, x)
+        pairs = ((d_weight, truth), (dx, true_dx))
+        errors.append([float((a.double() - b).norm() / b.norm()) for a, b in pairs])
+    assert errors[0][0] <= max(1.5 * errors[1][0], 1e-5)
+    assert errors[0][1] <= 2 * errors[1][1]  # its last step is rounded to bf16 twice
+    assert mean > 10 or errors[0][0] <= 1e-3

@@ -125,12 +125,14 @@ def test_rotation_turns_and_scales_the_gradient() -> None:
 
 
 def test_rotation_survives_opposite_and_zero_vectors() -> None:
-    z = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 2.0]], requires_grad=True)
-    q = torch.tensor([[-2.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
-    out = rotation(z, q)
-    out.sum().backward()
-    assert torch.equal(out, q) and torch.isfinite(z.grad).all()  # type: ignore[arg-type]
-    assert torch.equal(straight_through(z, q), q)
+    """No rotation there: the gradient is copied, also where it is nearly so."""
+    z = torch.tensor([[1.0, 0.0], [1.0, 1e-6], [0.0, 0.0], [1e-7, 0.0], [1.0, 2.0]])
+    q = torch.tensor([[-2.0, 0.0], [-2.0, 0.0], [1.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    z.requires_grad_()
+    out, slope = rotation(z, q), torch.tensor([3.0, -1.0])
+    (out * slope).sum().backward()
+    assert z.grad is not None and torch.equal(z.grad, slope.expand(5, 2))
+    assert torch.equal(out, q) and torch.equal(straight_through(z, q), q)
 
 
 @every

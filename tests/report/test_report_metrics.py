@@ -30,11 +30,33 @@ def test_torn_last_line_is_left_out(tmp_path: Path) -> None:
     assert len(read_metrics(path)) == 3
 
 
-@pytest.mark.parametrize("broken", ["{oops}\n", "[1]\n", '{"loss": 1}\n'])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "{oops}\n",
+        "[1]\n",
+        "null\n",
+        '{"loss": 1}\n',
+        '{"step": "4"}\n',
+        '{"step": true}\n',
+        '{"step": 4, "loss": null}\n',
+        '{"step": 4, "loss": [1]}\n',
+        '{"step": 4, "loss": NaN}\n',
+        '{"step": 4, "kind": 1}\n',
+        f'{{"step": {"9" * 5000}}}\n',
+    ],
+)
 def test_broken_line_is_named(broken: str, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(LINES + broken + LINES, encoding="utf-8")
     with pytest.raises(IntegrityError, match="jsonl:4"):
+        read_metrics(path)
+
+
+def test_what_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(IntegrityError, match="is not text"):
         read_metrics(path)
 
 

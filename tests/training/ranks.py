@@ -146,6 +146,25 @@ def stop_after(job: Any, step: int) -> None:
     raise AssertionError("the job did not stop")
 
 
+def train_part(folder: Path, world: Any, deepspeed: Any, part: str) -> dict[str, Any]:
+    """The first half of a codec's training in `folder`, or the second half of what is there."""
+    from mmprod.training.loop import train_stage
+    from tests.training.tiny import make_job, tiny_config
+
+    config, losses = tiny_config(), []
+
+    def note(event: Any) -> None:
+        if event.kind == "log":
+            losses.append(event.metrics["loss"])
+
+    job = make_job(config, folder, world=world, deepspeed=deepspeed, on_event=note)
+    if part == "first":
+        stop_after(job, config.codec_train.save_every)
+        return {"losses": losses}
+    train_stage(job)
+    return report(job, losses)
+
+
 def nan_on_rank(job: Any, rank: int) -> str:
     """Train with a loss that is NaN on one rank in step 2. Returns the error that was raised."""
     import math
@@ -178,6 +197,9 @@ def main(order_path: Path) -> None:
     for name, path in order["files"].items():
         raw = read_deepspeed(Path(path))
         folder = Path(order["folder"]) / name
+        if order.get("part"):
+            results[name] = train_part(Path(order["at"]), world, raw, order["part"])
+            continue
         if order.get("freeze"):
             from tests.training.frozen import train_frozen
 

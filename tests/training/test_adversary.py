@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from mmprod.config.schema import CodecConfig, TrainConfig
 from mmprod.errors import ConfigError, IntegrityError, NumericsError
+from mmprod.manifest import sha256_file
 from mmprod.models.discriminator import Discriminator, hinge_loss, lecam_loss
 from mmprod.training.adversary import BETAS, LECAM_WEIGHT, RATE, Adversary
 from mmprod.training.loop import train_stage
 from mmprod.training.metrics import Meter, read_metrics
 from mmprod.training.schedule import learning_rate
+from mmprod.training.task import Evaluation
 from tests.models.test_perceptual import vgg16
-from tests.training.tiny import ALONE, make_job, tiny_config, with_codec
+from tests.training.tiny import ALONE, codec_task, make_job, tiny_config, with_codec
 
 CFG = CodecConfig(loss="natural", gan_weight=0.1, gan_start=0.25)
 TRAIN = TrainConfig(steps=100, warmup=2, precision="fp32", lr=1e-3, clip=1.0)
@@ -158,3 +162,42 @@ def test_figures_that_start_late_have_the_mean_of_their_own_steps() -> None:
     meter.add({"loss": 3.0, "generator": 5.0})
     assert Meter(**vars(meter)).take() == meter.take() == {"loss": 2.0, "generator": 5.0}
     assert Meter({"loss": 4.0}, 2).take() == {"loss": 2.0}
+
+
+def test_with_a_discriminator_the_last_averaged_weights_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though every figure of the evaluations is best before the discriminator's start."""
+    config = tiny_config(steps=8, eval_every=2, save_every=8, lr=1e-3)
+    config = with_codec(config, loss="natural", gan_weight=0.1, gan_start=0.5)
+    job, count = make_job(config, tmp_path), itertools.count(1)
+    evaluate = job.task.evaluate
+
+    def worse_every_time(model: nn.Module) -> Evaluation:
+        found, number = evaluate(model), next(count)
+        metrics = found.metrics | {"loss": float(number), "psnr": 20.0 - number}
+        return Evaluation(metrics, found.picture)
+
+    monkeypatch.setattr(job.task, "evaluate", worse_every_time)
+    result = train_stage(job)
+    assert (result.best_step, result.metrics["loss"]) == (8, 4.0)
+    whole = job.eval_model.state_dict()
+    written = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(written[name], whole[name]) for name in whole)
+
+
+def test_natural_weights_are_chosen_by_their_loss() -> None:
+    archive = codec_task(tiny_config())
+    natural = codec_task(with_codec(tiny_config(), loss="natural"))
+    sharp, smooth = {"psnr": 20.0, "loss": 0.5}, {"psnr": 25.0, "loss": 0.7}
+    assert natural.better(sharp, 1) > natural.better(smooth, 2)
+    assert archive.better(sharp, 1) < archive.better(smooth, 2)
+
+
+def test_pictures_too_small_for_the_perceptual_network_are_refused_at_once(tmp_path: Path) -> None:
+    torch.save(vgg16(), tmp_path / "vgg16.pth")
+    config = with_codec(tiny_config(), loss="natural", perceptual=str(tmp_path / "vgg16.pth"))
+    assert codec_task(config).files == {"perceptual": sha256_file(tmp_path / "vgg16.pth")}
+    small = config.model_copy(update={"data": config.data.model_copy(update={"image_size": 8})})
+    with pytest.raises(ConfigError, match="8 pixels are too small for VGG16"):
+        codec_task(small)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from mmprod.checkpoint import list_steps, verify_step
 from mmprod.errors import ConfigError, IntegrityError
 from mmprod.training.checkpointing import (
+    Checkpoint,
     Progress,
     Trained,
+    check_identity,
     find_checkpoint,
     load_checkpoint,
     rewind,
@@ -150,9 +152,32 @@ def test_an_interrupted_save_leaves_nothing_that_is_read(saved, monkeypatch):
 def test_an_unknown_format_is_refused(saved):
     path = saved[2] / "checkpoints" / "step-00000003"
     text = (path / "manifest.json").read_text()
-    (path / "manifest.json").write_text(text.replace('"format": 2', '"format": 9'))
-    with pytest.raises(IntegrityError, match="format 9"):
-        verify_step(path)
+    for other in (1, 9):
+        (path / "manifest.json").write_text(text.replace('"format": 2', f'"format": {other}'))
+        with pytest.raises(IntegrityError, match=f"format {other}, this version reads 2") as caught:
+            verify_step(path)
+        assert "version of mmprod" in caught.value.hint
+
+
+def test_other_files_to_learn_with_are_refused_by_what_they_hold(saved):
+    assert load(saved, files={}).step == 3
+    with pytest.raises(ConfigError, match="trained with other perceptual weights"):
+        load(saved, files={"perceptual": "0" * 64})
+
+
+def test_a_whole_state_goes_on_with_any_number_of_processes(saved):
+    """Others are refused with the number, and with the way there."""
+    path = saved[2] / "checkpoints" / "step-00000003"
+    wanted = replace(saved[0].identity, world=2, backend="deepspeed zero-0 fp32")
+    manifest = {"identity": asdict(replace(wanted, world=1))}
+    check_identity(Checkpoint(path, manifest), wanted)
+    with pytest.raises(ConfigError, match="config"):
+        check_identity(Checkpoint(path, manifest), replace(wanted, config="other"))
+    for backend in ("deepspeed zero-0 bf16", "deepspeed zero-1 fp32"):
+        divided = {"identity": asdict(replace(wanted, world=1, backend=backend))}
+        with pytest.raises(ConfigError, match="saved by 1 processes; there are 2 now") as caught:
+            check_identity(Checkpoint(path, divided), replace(wanted, backend=backend))
+        assert f"init_from={saved[2] / 'model.safetensors'}" in caught.value.hint
 
 
 def test_the_step_just_saved_is_kept_beside_newer_ones(saved):

@@ -1,5 +1,6 @@
 """Codebooks are equal to the bit on all ranks: every quantizer, ZeRO 0 to 3, 2 and 4 processes,
-over restarts, after a resume, and after going on with another number of processes.
+over restarts, after a resume with as many processes, and after starting from saved weights and
+codebooks with another number of processes (as `init_from` does; the optimizer begins anew).
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from mmprod.models.fusion import build_fusion
 from mmprod.training.codec_task import CodecTask
 from mmprod.training.init_from import record, start_from
 from mmprod.training.transfer import read_transfer
-from tests.training.tiny import ALONE, MadeUp, codec_task, fusion_task, tiny_config
+from tests.models.kinds import KINDS, small
+from tests.training.tiny import ALONE, MadeUp, codec_task, fusion_task, tiny_config, with_codec
 
 
 def state(task):
@@ -26,10 +29,19 @@ def foreign(task):
     return {name: tensor + 1 for name, tensor in state(task).items()}
 
 
-def write(tmp_path, tensors):
+def write(tmp_path, tensors, of=None):
+    """A file of weights; `of`: the task whose codebook it holds."""
     path = tmp_path / "start.safetensors"
-    save_file(tensors, path)
+    about = {"codebook": json.dumps(of.codebook)} if of is not None else None
+    save_file(tensors, path, metadata=about)
     return path
+
+
+def quantized(kind, **changes):
+    """The tiny codec task with a quantizer of `tests.models.kinds`."""
+    settings = small(kind, **changes).model_dump(include={"quantizer", *KINDS[kind], *changes})
+    sizes = {"codebook_size": 32, "code_dim": 4} | settings
+    return codec_task(with_codec(tiny_config(), **sizes))
 
 
 def test_a_fusion_model_keeps_the_code_vectors_of_its_own_codec(tmp_path):
@@ -46,8 +58,53 @@ def test_a_fusion_model_keeps_the_code_vectors_of_its_own_codec(tmp_path):
 def test_a_codec_takes_the_whole_codebook_state(tmp_path):
     task = codec_task(tiny_config())
     given = foreign(task)
-    start_from(task, write(tmp_path, given))
+    start_from(task, write(tmp_path, given, task))
     assert all(torch.equal(tensor, given[name]) for name, tensor in state(task).items())
+
+
+PAIRS = [
+    ("spherical", {}, "euclid", {}, "quantizer spherical, here euclid"),
+    ("euclid", {}, "spherical", {}, "quantizer euclid, here spherical"),
+    ("euclid", {"codebook_size": 64}, "product-euclid", {}, "quantizer euclid, here product"),
+    ("product", {}, "product-euclid", {}, "book spherical, here euclid"),
+    ("residual", {"books": 2}, "product-euclid", {}, "quantizer residual, here product"),
+    ("residual", {"books": 4, "codebook_size": 16}, "residual", {"books": 2}, "codebook_size 16"),
+    ("fsq", {"levels": (5, 4, 3)}, "fsq", {}, r"levels \[5, 4, 3\], here \[4, 3, 5\]"),
+    ("lfq", {}, "fsq", {"levels": (2,) * 5, "codebook_size": 32, "code_dim": 5}, "quantizer lfq"),
+]
+
+
+@pytest.mark.parametrize(("theirs", "their", "ours", "our", "reason"), PAIRS)
+def test_a_codebook_that_means_something_else_is_not_taken(
+    tmp_path, theirs, their, ours, our, reason
+):
+    """Though names and shapes may all fit; freezing it is refused then."""
+    other, task = quantized(theirs, **their), quantized(ours, **our)
+    path = write(tmp_path, foreign(other), other)
+    with pytest.raises(ConfigError, match=f"quantizer cannot be frozen.*{reason}"):
+        start_from(task, path, ("quantizer",))
+    before = state(task)
+    transfer = start_from(task, path)
+    after = state(task)
+    fresh = {v.name: v.reason for v in transfer.tensors if v.verdict == "fresh"}
+    assert fresh.keys() >= {name for name in before if name.startswith("quantizer.")}
+    assert any(re.search(reason, why) for why in fresh.values())
+    assert all(torch.equal(after[name], before[name]) for name in fresh)
+
+
+def test_a_file_that_does_not_tell_its_codebook_gives_none(tmp_path):
+    task = codec_task(tiny_config())
+    transfer = start_from(task, write(tmp_path, foreign(task)))
+    reasons = {v.part: v.reason for v in transfer.tensors}
+    assert reasons["quantizer"] == "of a codebook whose kind the file does not tell"
+    assert reasons["encoder"] == reasons["decoder"] == ""
+
+
+def test_the_map_of_simvq_alone_is_no_fit(tmp_path):
+    wide = with_codec(tiny_config(), quantizer="simvq", channels=16)
+    other = codec_task(wide)
+    with pytest.raises(ConfigError, match="no tensor"):
+        start_from(quantized("simvq"), write(tmp_path, foreign(other), other))
 
 
 def test_a_codec_takes_no_part_of_a_codebook_of_another_size(tmp_path):
@@ -58,7 +115,7 @@ def test_a_codec_takes_no_part_of_a_codebook_of_another_size(tmp_path):
     for name in buffers:
         if given[name].ndim:
             given[name] = torch.cat([given[name]] * 2)
-    transfer = start_from(task, write(tmp_path, given))
+    transfer = start_from(task, write(tmp_path, given, task))
     after = state(task)
     assert any(given[name].ndim == 0 for name in buffers)
     assert all(torch.equal(after[name], before[name]) for name in buffers)
@@ -70,13 +127,13 @@ def test_a_codec_takes_no_part_of_a_codebook_of_another_size(tmp_path):
 
 
 def test_pictures_of_another_size_take_all_of_a_codec_and_most_of_a_fusion_model(tmp_path):
-    small, large = tiny_config(), tiny_config()
+    little, large = tiny_config(), tiny_config()
     large = large.model_copy(update={"data": large.data.model_copy(update={"image_size": 32})})
     codec = CodecTask(large, MadeUp(8, 32), MadeUp(8, 32), ALONE.device)
-    given = foreign(codec_task(small))
-    assert start_from(codec, write(tmp_path, given)).count("fresh") == 0
-    dims = [config.dims(270) for config in (small, large)]
-    few, many = (build_fusion(small.fusion, d) for d in dims)
+    other = codec_task(little)
+    assert start_from(codec, write(tmp_path, foreign(other), other)).count("fresh") == 0
+    dims = [config.dims(270) for config in (little, large)]
+    few, many = (build_fusion(little.fusion, d) for d in dims)
     given = {name: tensor.clone() for name, tensor in few.state_dict().items()}
     transfer = start_from(Bare("fusion", many), write(tmp_path, given))
     fresh = {v.name: v.reason for v in transfer.tensors if v.verdict == "fresh"}
@@ -111,7 +168,7 @@ def test_every_tensor_has_a_verdict_in_the_record_and_the_log(tmp_path, caplog):
     task = codec_task(tiny_config())
     given = foreign(task) | {"head.weight": torch.zeros(3, 4)}
     lost = given.pop("decoder.layers.0.bias")
-    path = write(tmp_path, given)
+    path = write(tmp_path, given, task)
     caplog.set_level(logging.DEBUG)
     transfer = start_from(task, path)
     record(transfer, tmp_path / "codec")
@@ -135,7 +192,7 @@ def test_half_precision_is_taken_and_integers_are_not(tmp_path):
         for name, tensor in foreign(task).items()
     }
     given["decoder.layers.0.bias"] = given["decoder.layers.0.bias"].to(torch.int32)
-    transfer = start_from(task, write(tmp_path, given))
+    transfer = start_from(task, write(tmp_path, given, task))
     (fresh,) = (v for v in transfer.tensors if v.verdict == "fresh")
     assert fresh.reason == "torch.int32 in the file, torch.float32 here"
     name = "encoder.layers.0.weight"
@@ -153,7 +210,7 @@ def test_a_frozen_part_must_be_given_whole(tmp_path):
     task = codec_task(tiny_config())
     before, given = state(task), foreign(task)
     given.pop("encoder.layers.0.bias")
-    path = write(tmp_path, given)
+    path = write(tmp_path, given, task)
     with pytest.raises(ConfigError, match=r"encoder cannot be frozen.* encoder\.layers\.0\.bias"):
         start_from(task, path, ("encoder", "quantizer"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in state(task).items())

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mmprod.checkpoint import open_run
 from mmprod.checkpoint.models import load_models
-from mmprod.errors import ConfigError, IntegrityError
+from mmprod.errors import ConfigError, IntegrityError, Preempted
+from mmprod.manifest import sha256_file
 from mmprod.training.metrics import read_metrics
 from mmprod.training.run import train
 from mmprod.training.transfer import read_transfer
+from tests.models.test_perceptual import vgg16
 from tests.training.mini import TRAIN, mini_config
 
 
@@ -170,7 +175,8 @@ def test_training_starts_from_given_weights_and_says_what_did_not_fit(finished, 
     weights["unknown"] = weights["quantizer.rate"].clone()
     weights["decoder.layers.0.weight"] = weights["decoder.layers.0.weight"][:1].clone()
     path = tmp_path / "start.safetensors"
-    save_file(weights, path)
+    with safe_open(finished[0] / "codec" / "model.safetensors", "pt") as file:
+        save_file(weights, path, metadata=file.metadata())
     data = {"path": str(finished[0] / "data")}
     config = mini_config(data=data, codec_train={**TRAIN, "init_from": str(path), "lr": 1e-9})
     train(config, tmp_path / "run", stages=("codec",))
@@ -199,3 +205,28 @@ def test_an_external_data_set_is_used_in_place(finished, tmp_path):
     wrong = mini_config(data={"path": str(finished[0] / "data"), "image_size": 16})
     with pytest.raises(ConfigError, match="holds pictures of 32 pixels"):
         train(wrong, tmp_path / "run2", stages=("codec",))
+
+
+@pytest.mark.slow
+def test_a_stage_records_the_perceptual_weights_it_learned_with(finished, tmp_path):
+    """And goes on with no others."""
+    torch.save(vgg16(), tmp_path / "vgg16.pth")
+    codec = {"loss": "natural", "perceptual": str(tmp_path / "vgg16.pth")}
+    data = {"path": str(finished[0] / "data")}
+    config = mini_config(data=data, codec=codec)
+
+    def stop(event):
+        if (event.kind, event.step) == ("log", 2):
+            signal.raise_signal(signal.SIGUSR1)
+
+    with pytest.raises(Preempted):
+        train(config, tmp_path / "run", stages=("codec",), on_event=stop)
+    first = sha256_file(tmp_path / "vgg16.pth")
+    saved = (tmp_path / "vgg16.pth").read_bytes()
+    torch.save({name: 2 * tensor for name, tensor in vgg16().items()}, tmp_path / "vgg16.pth")
+    with pytest.raises(ConfigError, match="other perceptual weights"):
+        train(config, tmp_path / "run", stages=("codec",))
+    (tmp_path / "vgg16.pth").write_bytes(saved)
+    train(config, tmp_path / "run", stages=("codec",))
+    record = json.loads((tmp_path / "run" / "codec" / "config.json").read_text())
+    assert record["learned_with"] == {"perceptual": first}

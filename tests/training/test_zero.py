@@ -56,6 +56,20 @@ def test_zero_0_to_3_on_two_ranks_equal_plain_torch(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_zero_0_resumes_on_another_number_of_processes(tmp_path, before, after):
+    """Optimizer, averages and codebook go on: the losses are those of plain torch to the end."""
+    order = {"files": {"zero0": ZERO["zero0"]}, "at": str(tmp_path / "run")}
+    first = launch(tmp_path / "first", order | {"part": "first"}, before)[0]["zero0"]
+    ranks = launch(tmp_path / "second", order | {"part": "second"}, after)
+    second = ranks[0]["zero0"]
+    plain = train_and_report(tmp_path / "plain", ALONE, None, "codec", {})["straight"]
+    assert len(first["losses"]) == len(second["losses"]) == 4
+    assert first["losses"] + second["losses"] == pytest.approx(plain["losses"], abs=1e-6)
+    assert len({rank["zero0"]["buffers"] for rank in ranks}) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "stage"), [(1, "codec"), (1, "fusion"), (2, "fusion")])
 def test_zero_0_to_3_equal_plain_torch(tmp_path, world, stage):
     check_resume_to_the_bit(compare(tmp_path, ZERO, world=world, stage=stage), ZERO)

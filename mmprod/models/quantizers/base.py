@@ -22,7 +22,8 @@ from torch import Tensor, nn
 Readout = dict[str, float]
 
 WINDOW = 65_536
-"""latent positions over which `usage` and `rate` look back (LlamaGen's window)"""
+"""latent positions over which `usage` and `rate` look back (LlamaGen's window); `usage` over less
+than one update more, as ids are dated by updates"""
 LARGEST_SNR = 100.0
 
 

@@ -15,6 +15,9 @@ from torch import Tensor
 
 Gradient = Callable[[Tensor, Tensor], Tensor]
 
+SMALLEST = 1e-4
+"""length of z, q and z' + q' below which a rotation would amplify rounding errors"""
+
 
 def straight_through(z: Tensor, chosen: Tensor) -> Tensor:
     """z, chosen (n, D) -> chosen in value, the gradient of z."""
@@ -24,11 +27,17 @@ def straight_through(z: Tensor, chosen: Tensor) -> Tensor:
 def rotation(z: Tensor, chosen: Tensor) -> Tensor:
     """z, chosen (n, D) -> chosen in value, the gradient of |q|/|z| R z with R the rotation from z
     to q, itself constant: R = I - 2 r r^T + 2 q' z'^T, r the unit vector between z' and q'.
+
+    Where there is no such rotation (a vector of length 0, opposite directions) the gradient is
+    copied, as `straight_through` does.
     """
     with torch.no_grad():
         from_, to = F.normalize(z, dim=-1), F.normalize(chosen, dim=-1)
-        between = F.normalize(from_ + to, dim=-1)
-        scale = chosen.norm(dim=-1, keepdim=True) / z.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        lengths = [x.norm(dim=-1, keepdim=True) for x in (z, chosen, from_ + to)]
+        turns = torch.stack(lengths).amin(0) > SMALLEST
+        between = F.normalize(from_ + to, dim=-1) * turns
+        to = to * turns
+        scale = torch.where(turns, lengths[1] / lengths[0], 1.0)
     turned = (
         z
         - 2 * between * (between * z).sum(-1, keepdim=True)

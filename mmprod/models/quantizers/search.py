@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SCORES = 2**20
-"""similarities alive at a time while training: what stays in the cache"""
+SCORES = {"cpu": 2**20}
+"""similarities alive at a time while training: on a CPU what stays in the cache"""
+ELSEWHERE = 2**25
+"""the same on other devices, to start few kernels; a guess, untimed"""
 BLOCK = 128
 """codes whose maximum is taken together; a maximum without its place is many times faster than one
 with it, so the place is looked for in the best block only"""
@@ -30,7 +32,7 @@ def nearest(rows: Tensor, codes: Tensor, *, unit: bool) -> Tensor:
     """
     transposed = codes.T.contiguous()
     bias = None if unit else bias_of(codes)
-    height = min(len(rows), max(1, SCORES // len(codes)))
+    height = min(len(rows), max(1, SCORES.get(rows.device.type, ELSEWHERE) // len(codes)))
     buffer = rows.new_empty(height, len(codes))
     found = []
     for chunk in torch.split(rows, height):
