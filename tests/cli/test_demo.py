@@ -74,8 +74,8 @@ def test_whole_line(mmprod: Mmprod, job: Path, tmp_path: Path) -> None:
     assert made.code == 0, made.err
     data = made.json()
     assert data["parity"]["fail"] == 0
-    assert data["parity"]["pass"] == 14
-    assert len(data["engines"]) == 14
+    assert data["parity"]["pass"] == 16
+    assert len(data["engines"]) == 16
     assert "<svg" in (folder / "report.html").read_text(encoding="utf-8")
     bundle = folder / "bundle"
     assert mmprod("bundle", "verify", bundle).code == 0
@@ -102,6 +102,7 @@ def _every_reader_refuses(mmprod: Mmprod, bundle: Path, copy: Path, picture: Pat
             ("bundle", "inspect", copy),
             ("generate", copy, "a face"),
             ("caption", copy, picture),
+            ("compress", copy, picture, "--out", copy.with_suffix(".mmq")),
             ("parity", "run", copy),
             ("parity", "selftest", copy),
             ("parity", "sabotage", copy),
