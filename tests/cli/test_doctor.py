@@ -100,7 +100,8 @@ def test_missing_package_blocks_and_wrong_version_degrades(monkeypatch: pytest.M
 def test_gpu_build_of_onnxruntime_counts_but_both_together_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fake_versions(monkeypatch, mmprod="0.1.0", onnxruntime_gpu="1.30", tokenizers="0.22")
+    coders = {"constriction": "0.5.0", "google_crc32c": "1.8.0", "tokenizers": "0.22"}
+    fake_versions(monkeypatch, mmprod="0.1.0", onnxruntime_gpu="1.30", **coders)
     assert probes.check_packages("serve") == []
     assert probes.check_onnxruntime() == []
     fake_versions(monkeypatch, onnxruntime_gpu="1.30", onnxruntime="1.30")
