@@ -2,8 +2,9 @@
 
     python tools/photographs.py OUT
 
-writes OUT/patches/{train,val}/*.png (squares cut at random places and scales from nature
-photographs of Debian's mate-backgrounds and plasma-workspace-wallpapers) and OUT/test/*.png (24
+writes OUT/patches/{train,val}/*.png (squares cut at random places and scales from photographs of
+Debian's gcompris-qt-data, mate-backgrounds, plasma-workspace-wallpapers, lomiri-wallpapers-20.04
+and palapeli-data) and OUT/test/*.png (24
 photographs, 256 x 256: 13 of Debian's lomiri-wallpapers-16.04, 9 of scikit-image, 2 of
 scikit-learn; extras `dev` and `bench`). Pictures of an earlier run in these folders are removed. No
 test photograph is among those that patches are cut from. The packages are fetched with `apt-get
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import shutil
 import subprocess
 import sys
@@ -23,13 +25,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-PACKAGES = ("mate-backgrounds", "plasma-workspace-wallpapers", "lomiri-wallpapers-16.04")
+PACKAGES = (
+    *("mate-backgrounds", "plasma-workspace-wallpapers", "lomiri-wallpapers-16.04"),
+    *("lomiri-wallpapers-20.04", "palapeli-data", "gcompris-qt-data"),
+)
 TESTS, TEST_SIDE, PATCH_SIDE = 24, 256, 64
-PATCHES = {"train": 12000, "val": 400}
+PATCHES = {"train": 24000, "val": 400}
 SMALLEST_CUT = 0.1
-"""Share of the photograph's height"""
+"""Share of the photograph's height, and at least PATCH_SIDE pixels"""
 NO_PHOTOGRAPHS = ("analogpattern", "umang")
 MATE = (
     *("Aqua", "Blinds", "Dune", "FreshFlower", "Garden", "GreenMeadow"),
@@ -39,6 +44,14 @@ PLASMA = (
     *("BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf"),
     *("Grey", "Kite", "OneStandsOut", "Path", "summer_1am"),
 )
+LOMIRI_20 = ("Fossa_by_Jasper_Roks", "Infinite-Sea_by_Aury88", "Kleiber_by_Lukas_Baubkus")
+GCOMPRIS = (
+    *("categorization", "erase", "explore_farm_animals", "explore_monuments"),
+    *("explore_world_animals", "explore_world_music"),
+)
+"""its activities that show photographs"""
+SMALLEST_PHOTOGRAPH = 192
+"""pixels; what is smaller, or transparent, is a drawing or an icon there"""
 
 
 def check_tools() -> None:
@@ -92,6 +105,31 @@ def training(folder: Path) -> Iterator[Image.Image]:
         yield one(folder / "mate-backgrounds", f"{name}.jpg")
     for name in PLASMA:
         yield one(folder / "plasma-workspace-wallpapers", f"{name}/contents/images/*.jpg")
+    for name in LOMIRI_20:
+        yield one(folder / "lomiri-wallpapers-20.04", f"{name}.jpg")
+    for path in sorted((folder / "palapeli-data").rglob("*.jpg")):
+        yield Image.open(path).convert("RGB")
+    for name in GCOMPRIS:
+        yield from carved(next((folder / "gcompris-qt-data").rglob(f"{name}.rcc")))
+
+
+def carved(resources: Path) -> Iterator[Image.Image]:
+    """The photographs in a Qt resource file, which holds whole WebP files one after another."""
+    content, place = resources.read_bytes(), 0
+    while (place := content.find(b"RIFF", place)) >= 0:
+        length = int.from_bytes(content[place + 4 : place + 8], "little") + 8
+        found, place = content[place : place + length], place + 4
+        if found[8:12] != b"WEBP":
+            continue
+        place += length - 4
+        try:
+            picture = Image.open(io.BytesIO(found))
+            picture.load()
+        except (UnidentifiedImageError, OSError):  # these bytes only looked like a picture
+            continue
+        clear = picture.mode == "RGBA" and picture.getextrema()[3][0] < 255
+        if not clear and min(picture.size) >= SMALLEST_PHOTOGRAPH:
+            yield picture.convert("RGB")
 
 
 def testing(folder: Path) -> Iterator[tuple[str, Image.Image]]:
@@ -115,7 +153,8 @@ def testing(folder: Path) -> Iterator[tuple[str, Image.Image]]:
 def cut(photograph: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A random square, mostly a large one (small ones are smooth), turned and mirrored."""
     limit = min(photograph.size)
-    side = round(limit * (SMALLEST_CUT + (1 - SMALLEST_CUT) * float(rng.random()) ** 0.5))
+    smallest = max(SMALLEST_CUT, PATCH_SIDE / limit)
+    side = round(limit * (smallest + (1 - smallest) * float(rng.random()) ** 0.5))
     left = int(rng.integers(photograph.width - side + 1))
     top = int(rng.integers(photograph.height - side + 1))
     box = (left, top, left + side, top + side)

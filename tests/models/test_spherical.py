@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from mmprod.models.quantizers.book import Rules
 from mmprod.models.quantizers.spherical import SphericalQuantizer
 
 
 def quantizer(size: int = 64, dim: int = 4, restart: bool = True) -> SphericalQuantizer:
-    return SphericalQuantizer(size, dim, decay=0.9, commitment=0.25, restart=restart)
+    return SphericalQuantizer(size, dim, Rules(0.9, restart, unit=True), commitment=0.25)
 
 
 def latents(seed: int, batch: int = 4, dim: int = 4) -> torch.Tensor:

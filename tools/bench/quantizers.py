@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mmprod.models.quantizers.book import Rules
 from mmprod.models.quantizers.euclid import EuclidQuantizer
 from mmprod.models.quantizers.spherical import SphericalQuantizer
 from tools.bench.measure import Row, Work, best_times, faster, memory_of
@@ -23,11 +24,11 @@ ROOM = 100.0
 
 
 def spherical() -> Work:
-    return _ours(SphericalQuantizer(CODES, DIM, decay=0.99, commitment=0.25, restart=True))
+    return _ours(SphericalQuantizer(CODES, DIM, Rules(0.99, True, unit=True), commitment=0.25))
 
 
 def euclid() -> Work:
-    return _ours(EuclidQuantizer(CODES, DIM, decay=0.99, commitment=0.25, restart=True))
+    return _ours(EuclidQuantizer(CODES, DIM, Rules(0.99, True, unit=False), commitment=0.25))
 
 
 def _ours(quantizer: SphericalQuantizer | EuclidQuantizer) -> Work:

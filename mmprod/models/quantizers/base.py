@@ -45,13 +45,14 @@ class Quantized:
 class Totals:
     """What one update knows of all ranks' tokens since the last one.
 
-    counts (K,), sums (K, d) of the features per id, seen (K,) as after this update, tokens of this
-    update, clock: tokens of all updates, update: number of this one from 0; power of the latents
-    and of their error.
+    counts (K,), sums (K, d) of the features per id, rate and seen (K,) as after this update, tokens
+    of this update, clock: tokens of all updates, update: number of this one from 0; power of the
+    latents and of their error.
     """
 
     counts: Tensor
     sums: Tensor
+    rate: Tensor
     seen: Tensor
     tokens: int
     clock: int
@@ -126,6 +127,10 @@ class Quantizer(nn.Module):
             rows = torch.cat([rows, features.flatten(0, 1)], dim=1)
         self._pending[2:].view(self.codebook_size, -1).index_add_(0, flat, rows)
 
+    def forget(self) -> None:
+        """Leave what was counted since the last update out of the next one."""
+        self._pending = None
+
     def _collect(self) -> Totals | None:
         """Sum over ranks, move `rate`, `seen` and the counters; None when nothing was counted."""
         if self._pending is None:
@@ -145,7 +150,9 @@ class Quantizer(nn.Module):
         self.rate.mul_(1 - weight).add_(counts / ids, alpha=weight)
         self.seen.copy_(torch.where(counts > 0, self.tokens, self.seen))
         power, error = pending[:2].tolist()
-        return Totals(counts, table[:, 1:], self.seen, tokens, clock, update, power, error)
+        return Totals(
+            counts, table[:, 1:], self.rate, self.seen, tokens, clock, update, power, error
+        )
 
     def _readout(self, totals: Totals, restarts: int) -> Readout:
         lately = (self.seen > 0) & (self.seen > totals.clock - WINDOW)

@@ -2,7 +2,8 @@
 product and residual quantizers.
 
 Sources: VQ-VAE (van den Oord et al. 2017, appendix A.1: moving averages); SoundStream (Zeghidour et
-al. 2021, sec. III-C: restart of unused codes from current features).
+al. 2021, sec. III-C: restart of unused codes from current features), entropy-constrained
+quantization (Chou, Lookabaugh and Gray 1989) where the rules have a rate.
 
 Codes are fp32 *buffers*: no optimizer state, no ZeRO partition, nothing to gather at search time.
 A fixed number of candidate features is gathered from all ranks, and restarts are drawn from it by a
@@ -12,6 +13,7 @@ restarted code's averages start anew with it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmprod.models.quantizers.base import Totals, world_size
+from mmprod.models.quantizers.base import WINDOW, Totals, world_size
 from mmprod.models.quantizers.search import nearest, nearest_in_graph
 
 POOL = 4096
@@ -32,30 +34,38 @@ RESTART_WEIGHT = 0.05
 """moving-average weight of a restarted code: low, so that it follows its tokens quickly"""
 RESTART_NOISE = 0.01
 """standard deviation of the noise on a restarted code, in units of the features' own"""
+LARGEST_ERROR = 0.25
+"""of the latents' power, as far as the price of a bit goes: before a codebook fits, its error is no
+guide
+"""
 
 
 @dataclass(frozen=True)
 class Rules:
     """How a book moves. decay: of the moving averages; unit: codes have length 1; in_turn: plane p
-    is first placed at update p, on what the planes before it leave, and is zero until then.
+    is first placed at update p, on what the planes before it leave, and is zero until then; rate:
+    weight of the bits of a code in the search (0: the nearest code).
     """
 
     decay: float
     restart: bool
     unit: bool
     in_turn: bool = False
+    rate: float = 0.0
 
 
 class Book(nn.Module):
     """`planes` books of `size` codes in d dimensions, stored as one table of K = planes * size.
 
     codes (K, d) | averages (K, 1+d): moving averages of [count, sum of features] | placed (K,):
-    token count at which the code was last put on a feature.
+    token count at which the code was last put on a feature | bonus (K,), with a rate only: minus
+    half of what a code's bits cost, in units of squared distance.
     """
 
     codes: Tensor
     averages: Tensor
     placed: Tensor
+    bonus: Tensor | None
 
     def __init__(self, size: int, dim: int, rules: Rules, *, planes: int = 1) -> None:
         super().__init__()
@@ -68,25 +78,34 @@ class Book(nn.Module):
         self.register_buffer("codes", codes)
         self.register_buffer("averages", torch.zeros(planes * size, 1 + dim))
         self.register_buffer("placed", torch.zeros(planes * size, dtype=torch.int64))
+        self.register_buffer("bonus", torch.zeros(planes * size) if rules.rate else None)
         self._features: list[Tensor] = []
         self.frozen = False
         """`move` leaves everything as it is"""
 
     def nearest(self, rows: Tensor, plane: int = 0) -> Tensor:
         """rows (n, d) -> ids (n,) of the nearest codes of a plane, in [0, K)."""
-        return nearest(rows, self._plane(plane), unit=self.rules.unit) + plane * self.size
+        codes, bonus = self._plane(plane)
+        return nearest(rows, codes, unit=self.rules.unit, bonus=bonus) + plane * self.size
 
     def nearest_in_graph(self, x: Tensor, plane: int = 0) -> Tensor:
         """x (B, N, d) -> ids (B, N) int64, as `nearest` and for export."""
-        index = nearest_in_graph(x, self._plane(plane), unit=self.rules.unit)
+        codes, bonus = self._plane(plane)
+        index = nearest_in_graph(x, codes, unit=self.rules.unit, bonus=bonus)
         return index + plane * self.size if plane else index
 
-    def _plane(self, plane: int) -> Tensor:
-        return self.codes[plane * self.size : (plane + 1) * self.size]
+    def _plane(self, plane: int) -> tuple[Tensor, Tensor | None]:
+        """Codes of a plane, and their bonus."""
+        own = slice(plane * self.size, (plane + 1) * self.size)
+        return self.codes[own], None if self.bonus is None else self.bonus[own]
 
     def remember(self, features: Tensor, batch: int) -> None:
         """Keep the features (B*N, planes, d) of a micro-batch until `move`, for restarts."""
         self._features.append(rearrange(features.detach(), "(b n) p d -> b n p d", b=batch))
+
+    def forget(self) -> None:
+        """Drop the features that were kept for `move`."""
+        self._features = []
 
     def move(self, totals: Totals) -> int:
         """Move every code to the average of its tokens; restart codes that no token used for a
@@ -102,6 +121,8 @@ class Book(nn.Module):
             first = torch.zeros_like(first)
         used = (totals.counts > 0) & (first <= totals.update)
         self.codes.copy_(torch.where(used[:, None], self._means(), self.codes))
+        if self.bonus is not None and totals.clock >= WINDOW:
+            self.bonus.copy_(self._price(totals) * 0.5 * self._bits(totals.rate))
         patience = max(PATIENCE_UPDATES * totals.tokens, PATIENCE_TOKENS * self.size)
         idle = totals.clock - torch.maximum(totals.seen, self.placed)
         unused = (idle >= patience) if self.rules.restart else torch.zeros_like(used)
@@ -109,6 +130,20 @@ class Book(nn.Module):
         if not self.rules.restart and totals.update > (self.planes if self.rules.in_turn else 0):
             return 0
         return self._restart(self._pool(features, totals.update), stale, totals)
+
+    def _price(self, totals: Totals) -> float:
+        """Squared distance that a bit is worth, times the weight: at high rate the distortion D(R)
+        of d channels falls by 2 ln 2 / d of itself with each bit (Chou, Lookabaugh, Gray 1989).
+        """
+        error = min(totals.error, LARGEST_ERROR * totals.power) / totals.tokens
+        return self.rules.rate * 2 * math.log(2) / self.dim * error
+
+    def _bits(self, rate: Tensor) -> Tensor:
+        """Bits of every id under the shares `rate` (K,), negative; an id not seen in the window
+        counts as half seen.
+        """
+        shares = rate.view(self.planes, -1) + 0.5 / WINDOW
+        return (shares / shares.sum(1, keepdim=True)).log2().flatten()
 
     def _means(self) -> Tensor:
         """Codes as the averages have them: mean direction of unit codes, else the mean."""

@@ -25,9 +25,8 @@ def _spherical(cfg: CodecConfig) -> Quantizer:
     return SphericalQuantizer(
         cfg.codebook_size,
         cfg.code_dim,
-        decay=cfg.ema_decay,
+        Rules(cfg.ema_decay, cfg.restart, unit=True, rate=cfg.rate_weight),
         commitment=cfg.commitment,
-        restart=cfg.restart,
         gradient=cfg.gradient,
     )
 
@@ -36,9 +35,8 @@ def _euclid(cfg: CodecConfig) -> Quantizer:
     return EuclidQuantizer(
         cfg.codebook_size,
         cfg.code_dim,
-        decay=cfg.ema_decay,
+        Rules(cfg.ema_decay, cfg.restart, unit=False, rate=cfg.rate_weight),
         commitment=cfg.commitment,
-        restart=cfg.restart,
         gradient=cfg.gradient,
     )
 
@@ -47,7 +45,7 @@ def _product(cfg: CodecConfig) -> Quantizer:
     return ProductQuantizer(
         cfg.codebook_size,
         cfg.code_dim,
-        Rules(cfg.ema_decay, cfg.restart, unit=cfg.book == "spherical"),
+        Rules(cfg.ema_decay, cfg.restart, unit=cfg.book == "spherical", rate=cfg.rate_weight),
         books=cfg.books,
         commitment=cfg.commitment,
         gradient=cfg.gradient,
@@ -58,7 +56,7 @@ def _residual(cfg: CodecConfig) -> Quantizer:
     return ResidualQuantizer(
         cfg.codebook_size,
         cfg.code_dim,
-        Rules(cfg.ema_decay, cfg.restart, unit=False, in_turn=True),
+        Rules(cfg.ema_decay, cfg.restart, unit=False, in_turn=True, rate=cfg.rate_weight),
         books=cfg.books,
         commitment=cfg.commitment,
         gradient=cfg.gradient,

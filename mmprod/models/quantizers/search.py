@@ -1,6 +1,7 @@
 """Nearest code: the largest <x, c> - |c|^2 / 2, which has the order of the smallest distance.
 
-One matrix product with the constant as its bias (and no bias for unit codes), then a maximum. In
+One matrix product with the constant as its bias (and no bias for unit codes), then a maximum. A
+`bonus` per code added to it makes the search look for the best of distance and another thing. In
 training over chunks of rows, without autograd, so the (rows x K) matrix never exists as a whole;
 in a graph on everything at once.
 """
@@ -26,12 +27,12 @@ def bias_of(codes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def nearest(rows: Tensor, codes: Tensor, *, unit: bool) -> Tensor:
-    """rows (n, D), codes (K, D) -> index (n,) int64 of the nearest code. `unit`: all codes have
-    length 1.
+def nearest(rows: Tensor, codes: Tensor, *, unit: bool, bonus: Tensor | None = None) -> Tensor:
+    """rows (n, D), codes (K, D) -> index (n,) int64 of the code with the largest similarity (plus
+    `bonus` (K,), half a squared distance each). `unit`: all codes have length 1.
     """
     transposed = codes.T.contiguous()
-    bias = None if unit else bias_of(codes)
+    bias = _constant(codes, unit, bonus)
     height = min(len(rows), max(1, SCORES.get(rows.device.type, ELSEWHERE) // len(codes)))
     buffer = rows.new_empty(height, len(codes))
     found = []
@@ -56,6 +57,14 @@ def _first_largest(scores: Tensor) -> Tensor:
     return best * BLOCK + inside
 
 
-def nearest_in_graph(x: Tensor, codes: Tensor, *, unit: bool) -> Tensor:
+def nearest_in_graph(
+    x: Tensor, codes: Tensor, *, unit: bool, bonus: Tensor | None = None
+) -> Tensor:
     """x (B, N, D), codes (K, D) -> index (B, N) int64; exports as MatMul, Add, ArgMax."""
-    return F.linear(x, codes, None if unit else bias_of(codes)).argmax(2)
+    return F.linear(x, codes, _constant(codes, unit, bonus)).argmax(2)
+
+
+def _constant(codes: Tensor, unit: bool, bonus: Tensor | None) -> Tensor | None:
+    if unit:
+        return bonus
+    return bias_of(codes) if bonus is None else bias_of(codes) + bonus

@@ -31,16 +31,15 @@ class SphericalQuantizer(Quantizer):
         self,
         codebook_size: int,
         dim: int,
+        rules: Rules,
         *,
-        decay: float,
         commitment: float,
-        restart: bool,
         gradient: str = "straight",
     ) -> None:
         super().__init__(codebook_size, dim, features=dim)
         self.commitment = commitment
         self._gradient = GRADIENTS[gradient]
-        self.book = Book(codebook_size, dim, Rules(decay, restart, unit=True))
+        self.book = Book(codebook_size, dim, rules)
 
     @property
     def codes(self) -> Tensor:
