@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmprod.errors import IntegrityError
+from mmprod.errors import IntegrityError, as_os_error
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,18 @@ def atomic_path(path: Path, *, new: bool = False) -> Iterator[Path]:
         if new:
             path.touch(exist_ok=False)  # takes the name; works where there are no hard links too
         temporary.replace(path)
-        _flush_folder(path.parent)
-    except BaseException:
+        flush_folder(path.parent)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        refusal = as_os_error(error, path) if isinstance(error, Exception) else None
+        if refusal is not None:
+            raise refusal from error
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """A rename is an entry of its folder: without this a power cut can undo it."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -19,7 +19,9 @@ TOP_LEVEL = frozenset(
     | {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt"}
     | {".ci", ".gitignore", ".pre-commit-config.yaml"}
 )
-EXTRAS = frozenset({"train", "export", "trt", "serve", "data", "dev", "bench", "all"})
+EXTRAS = frozenset(
+    {"train", "export", "trt", "serve", "data", "dev", "bench", "all", "wandb", "mlflow"}
+)
 # Modules that must import, by themselves and through others, without torch.
 TORCH_FREE = (
     *("errors", "log", "manifest", "config", "bitstream", "bundle", "engines", "parity", "report"),

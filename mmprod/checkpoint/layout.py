@@ -4,6 +4,7 @@ run/config.toml  run.json  tokenizer.json  data/  codes/{train,...}.npy, codes.j
 run/{codec,fusion}/metrics.jsonl  tensorboard/  samples/step-000500.png
                    model.safetensors  config.json  init.json  curves.html
                    checkpoints/{step-00000500/,latest,best}
+step-00000500/     state-00000.safetensors ..., buffers.safetensors, manifest.json (see state.py)
 """
 
 from __future__ import annotations

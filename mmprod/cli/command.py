@@ -11,9 +11,11 @@ the system refuses; anything else is a bug and keeps its traceback.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from inspect import Parameter
 from pathlib import Path
@@ -26,7 +28,8 @@ from mmprod.cli.launch import is_rank, record_exit
 from mmprod.cli.output import Output
 from mmprod.cli.paths import explained
 from mmprod.errors import ConfigError, EnvironmentMissing, MmprodError
-from mmprod.log import configure_logging
+from mmprod.log import configure_logging, own_rank
+from mmprod.training import lifeline
 
 logger = logging.getLogger(__name__)
 
@@ -162,10 +165,20 @@ def some(text: str, option: str) -> tuple[str, ...]:
 
 def _through_funnel(function: Function, out: Output, values: dict[str, Any]) -> None:
     try:
+        _explained(function, out, values)
+    except Exception as error:
+        if not is_rank() or isinstance(error, (typer.Exit, typer.Abort, UsageError)):
+            raise
+        _end_of_rank(error)
+
+
+def _explained(function: Function, out: Output, values: dict[str, Any]) -> None:
+    try:
         function(out, **values)
     except MmprodError as error:
-        out.fail(error)
-        _exit(error.exit_code)
+        if not _said_by_rank_0(error):
+            out.fail(error)
+        _exit(error.exit_code, error.message)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -179,19 +192,47 @@ def _through_funnel(function: Function, out: Output, values: dict[str, Any]) -> 
         if refusal is None:
             raise
         logger.debug("refused by the system", exc_info=error)
-        out.fail(refusal)
-        _exit(refusal.exit_code)
+        if not _said_by_rank_0(refusal):
+            out.fail(refusal)
+        _exit(refusal.exit_code, refusal.message)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         _exit(INTERRUPTED)
 
 
-def _exit(code: int) -> NoReturn:
+SAME_WORDS_S = 2.0
+"""How long a rank waits for rank 0 to say what it would say itself."""
+
+
+def _said_by_rank_0(error: MmprodError) -> bool:
+    """Ranks mostly fail together with the same words, of which one copy is enough."""
+    if not own_rank():
+        return False
+    loss = lifeline.loss(SAME_WORDS_S)
+    return loss is not None and loss.rank == 0 and loss.said == error.message
+
+
+def _end_of_rank(error: Exception) -> NoReturn:
+    """A bug, whose traceback the interpreter cannot be left to print: gloo may abort or wait in its
+    teardown. Or a collective that failed because another rank is gone, which is said already.
+    """
+    loss = lifeline.loss(lifeline.GRACE_DEAD_S - 1) if isinstance(error, RuntimeError) else None
+    if loss is not None:
+        logger.debug("%s", loss, exc_info=error)
+        _exit(loss.exit_code)
+    traceback.print_exception(error)
+    _exit(1, f"{type(error).__name__}: {error}")
+
+
+def _exit(code: int, said: str = "") -> NoReturn:
     """End with `code`. A rank of a group leaves at once: the others may never answer again."""
     if is_rank():
         record_exit(code)
-        if "torch" in sys.modules:
+        if importlib.util.find_spec("torch") is not None:
             from mmprod.training.distributed import leave
+            from mmprod.training.rendezvous import withdraw
 
-            leave(code)
+            if not lifeline.held():
+                withdraw(code, said)
+            leave(code, said)
     raise typer.Exit(code)

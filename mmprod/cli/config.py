@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mmprod.cli.command import Overrides, command, group
+from mmprod.cli.deepspeed_view import deepspeed_view
 from mmprod.cli.output import Output, Table, Text
 
 app = group("Show, check and describe configurations.")
@@ -23,6 +25,11 @@ def show(
     config: ConfigArg = "tiny",
     override: Overrides = None,
     toml: Annotated[bool, typer.Option("--toml", help="As a TOML file, ready to edit.")] = False,
+    deepspeed: Annotated[
+        Path | None,
+        typer.Option(metavar="ds.json", help="Also what becomes of each key of this file."),
+    ] = None,
+    nproc: Annotated[int, typer.Option(min=1, help="For that: ranks of the whole job.")] = 1,
 ) -> None:
     """Every resolved value and where it comes from: default, file and line, or override."""
     from mmprod.config.load import load_config, preset_names, resolve_with_origin, to_toml
@@ -34,11 +41,14 @@ def show(
         "origins": {entry.key: entry.origin for entry in origins},
         "presets": preset_names(),
     }
+    tables: list[Table] = []
+    if deepspeed is not None:
+        data["deepspeed"], tables = deepspeed_view(resolved, deepspeed, nproc)
     if toml:
         out.result(data, Text(to_toml(resolved).rstrip("\n")))
         return
     rows = [(entry.key, _plain(entry.value), entry.origin) for entry in origins]
-    out.result(data, Table("", ("key", "value", "from"), rows))
+    out.result(data, Table("", ("key", "value", "from"), rows), *tables)
     out.note(f"presets: {', '.join(preset_names())}")
 
 

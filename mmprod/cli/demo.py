@@ -21,7 +21,7 @@ from mmprod.cli.command import Overrides, some
 from mmprod.cli.gate import check, gate
 from mmprod.cli.output import Fields, Output, Table, Text, shown
 from mmprod.cli.paths import check_file_target
-from mmprod.cli.progress import progress, training_tick
+from mmprod.cli.progress import TrainingTicks, progress
 from mmprod.cli.ship import (
     EngineRequest,
     Target,
@@ -107,7 +107,7 @@ def _train(steps: Steps, config: Config, folder: Path) -> None:
         ("codec", "draw faces and train the codec"),
         ("fusion", "train the fusion transformer"),
     ):
-        with steps.step(what), progress(steps.out, training_tick) as on_event:
+        with steps.step(what), progress(steps.out, TrainingTicks()) as on_event:
             train(config, folder, stages=(stage,), on_event=on_event)
 
 

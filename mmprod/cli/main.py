@@ -19,6 +19,7 @@ from mmprod.cli import (
     doctor,
     evaluate,
     parity,
+    plan,
     ship,
     train,
     use,
@@ -33,6 +34,7 @@ command(app, "demo", panel=START)(demo.demo)
 command(app, "doctor", panel=START)(doctor.doctor)
 app.add_typer(config.app, name="config", rich_help_panel=START)
 app.add_typer(data.app, name="data", rich_help_panel=MAKE)
+command(app, "plan", panel=MAKE)(plan.plan)
 command(app, "train", panel=MAKE)(train.train)
 app.add_typer(codec.app, name="codec", rich_help_panel=MAKE)
 app.add_typer(ckpt.app, name="ckpt", rich_help_panel=MAKE)
@@ -59,6 +61,11 @@ def _root(
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
+    local_rank: Annotated[
+        int | None,
+        # The deepspeed launcher puts it before everything else; LOCAL_RANK says the same.
+        typer.Option("--local_rank", "--local-rank", hidden=True),
+    ] = None,
 ) -> None:
     """Options that stand before a command."""
 

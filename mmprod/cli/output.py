@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mmprod.log import own_rank, rank_prefix
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -37,11 +39,12 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns; cells become text."""
+    """Rows under named columns; cells become text. whole: columns whose cells are never broken."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
+    whole: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,8 @@ class Output:
 
         Ranks fail together with the same words, so all but the first say it in one line.
         """
-        rank = int(os.environ.get("RANK") or 0)
-        if rank:
-            print(f"[rank {rank}] error: {error.message}", file=sys.stderr, flush=True)
+        if own_rank():
+            print(f"{rank_prefix()}error: {error.message}", file=sys.stderr, flush=True)
             return
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
@@ -163,7 +165,7 @@ def draw(view: View, stream: TextIO) -> None:
             table.add_row(name, _cell(value))
     else:
         for column in view.columns:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", no_wrap=column in view.whole)
         for row in view.rows:
             table.add_row(*(_cell(value) for value in row))
     console(stream).print(table)

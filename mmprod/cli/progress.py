@@ -25,26 +25,44 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 
-SHOWN_METRICS = 3
-"""Metrics beside the bar; all of them are in metrics.jsonl."""
+WIDE = 116
+"""columns of a terminal from which on a bar has room for everything"""
 
 
 @dataclass(frozen=True)
 class Tick:
-    """`done` of `total` of a bar, words beside it, and the JSON line (None: too small to log)."""
+    """`done` of `total` of a bar, words beside it, and the JSON line (None: too small to log).
+
+    left_s: seconds to the end, where the stage itself knows better than the bar.
+    """
 
     bar: str
     done: int
     total: int
     text: str
     line: Mapping[str, Any] | None
+    left_s: float | None = None
 
 
-def training_tick(event: Event) -> Tick:
-    """Optimizer steps of a stage."""
-    text = _figures(event.metrics) if event.kind in ("log", "eval") else ""
-    line = {"event": event.kind, "stage": event.stage, "step": event.step, "steps": event.steps}
-    return Tick(event.stage, event.step, event.steps, text, line | event.metrics)
+class TrainingTicks:
+    """Optimizer steps of a stage: the newest loss, speed and memory, and beside them the quality
+    that the last evaluation found.
+    """
+
+    def __init__(self) -> None:
+        self._course: dict[str, str] = {}
+        self._quality: dict[str, str] = {}
+
+    def __call__(self, event: Event) -> Tick:
+        stage, left = event.stage, event.metrics.get("eta_s")
+        if event.kind == "log":
+            self._course[stage] = _course(event.metrics)
+        elif event.kind == "eval":
+            self._quality[stage] = _quality(event.metrics)
+        words = (self._quality.get(stage), self._course.get(stage))
+        line = {"event": event.kind, "stage": stage, "step": event.step, "steps": event.steps}
+        text = "  ".join(part for part in words if part)
+        return Tick(stage, event.step, event.steps, text, line | event.metrics, left)
 
 
 def export_tick(event: ExportEvent) -> Tick:
@@ -92,34 +110,59 @@ class _Bars:
 
     def draw(self, tick: Tick) -> None:
         if tick.bar not in self._tasks:
-            self._tasks[tick.bar] = self._drawn.add_task(tick.bar, total=tick.total, text="")
+            self._tasks[tick.bar] = self._drawn.add_task(
+                tick.bar, total=tick.total, text="", left_s=None
+            )
         task = self._tasks[tick.bar]
         self._drawn.update(task, completed=tick.done, total=tick.total)
+        if tick.left_s is not None:
+            self._drawn.update(task, left_s=tick.left_s)
         if tick.text:
             self._drawn.update(task, text=tick.text)
 
 
 def _bars() -> Progress:
+    from datetime import timedelta
+
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
+    from rich.text import Text
 
     from mmprod.cli.output import console
 
+    class Left(TimeRemainingColumn):
+        """What the stage says is left, else what the bar's own pace says."""
+
+        def render(self, task: Task) -> Text:
+            left = task.fields["left_s"]
+            if left is None or task.finished:
+                return super().render(task)
+            return Text(str(timedelta(seconds=round(left))), style="progress.remaining")
+
+    drawn_on = console(sys.stderr)
+    wide = drawn_on.width >= WIDE
     return Progress(
-        TextColumn("{task.description:<14}", markup=False),
-        BarColumn(bar_width=28),
+        TextColumn("{task.description:<14}" if wide else "{task.description}", markup=False),
+        BarColumn(bar_width=28 if wide else 8),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        *([TimeElapsedColumn()] if wide else []),
         TextColumn("left", markup=False),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}", markup=False),
-        console=console(sys.stderr),
+        Left(),
+        TextColumn(
+            "{task.fields[text]}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
+        console=drawn_on,
+        expand=True,
     )
 
 
@@ -145,7 +188,19 @@ def _log(tick: Tick) -> None:
         print(json.dumps(tick.line, ensure_ascii=False), file=sys.stderr, flush=True)
 
 
-def _figures(metrics: Mapping[str, float]) -> str:
-    """`loss 0.123  psnr 24.1`: the first few, loss first."""
-    names = sorted(metrics, key=lambda name: name != "loss")[:SHOWN_METRICS]
-    return "  ".join(f"{name} {metrics[name]:.4g}" for name in names)
+def _course(metrics: Mapping[str, float]) -> str:
+    """A log line in the few words that fit beside a bar; all of it is in metrics.jsonl."""
+    words: dict[str, Callable[[float], str]] = {
+        "loss": lambda v: f"loss {v:.4f}",
+        "images_per_s": lambda v: f"{v:,.0f} img/s" if v >= 10 else f"{v:.1f} img/s",
+        "mfu": lambda v: f"MFU {v:.0%}",
+        "memory_bytes": lambda v: f"{v / 1e9:.1f} GB",
+    }
+    return "  ".join(word(metrics[name]) for name, word in words.items() if name in metrics)
+
+
+def _quality(metrics: Mapping[str, float]) -> str:
+    """PSNR of a codec, else the loss on the val split."""
+    if "psnr" in metrics:
+        return f"{metrics['psnr']:.2f} dB"
+    return f"val {metrics['loss']:.4f}" if "loss" in metrics else ""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmprod.cli.members import Grid, Member, members
 from mmprod.cli.output import Output, shown
-from mmprod.cli.progress import progress, training_tick
+from mmprod.cli.progress import TrainingTicks, progress
 from mmprod.config.keys import flatten
 from mmprod.config.load import load_config
 from mmprod.errors import ConfigError, IntegrityError, NumericsError
@@ -193,7 +193,7 @@ def _measure(out: Output, job: SweepJob, member: Member) -> Record:
     from mmprod.training.run import train
 
     folder = job.out / "members" / member.name
-    with progress(out, training_tick) as on_event:
+    with progress(out, TrainingTicks()) as on_event:
         train(member.config, folder, stages=("codec",), on_event=on_event)
     run = open_run(folder)
     val = open_split(run.data_root, "val")

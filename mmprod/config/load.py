@@ -24,6 +24,8 @@ from mmprod.config.keys import check_key, did_you_mean, flatten, is_text, sectio
 from mmprod.config.schema import Config
 from mmprod.errors import ConfigError, EnvironmentMissing
 
+CLUSTERS = "clusters"
+"""folder of descriptions of clusters, which are no configurations of a job"""
 DEFAULT_ORIGIN = "default"
 OVERRIDE_ORIGIN = "override"
 
@@ -94,14 +96,18 @@ def configs_dir() -> Path:
 
 def preset_names() -> list[str]:
     """Names that `load_config` knows, smallest model first."""
-    order = ("tiny", "small", "base", "large")
+    order = ("tiny", "small", "base", "large", "cluster")
     found = sorted(path.stem for path in configs_dir().glob("*.toml"))
     return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def example_names() -> list[str]:
     """Names of the shipped examples, in folders: `quantizers/fsq`."""
-    return sorted(f"{path.parent.name}/{path.stem}" for path in configs_dir().glob("*/*.toml"))
+    return sorted(
+        f"{path.parent.name}/{path.stem}"
+        for path in configs_dir().glob("*/*.toml")
+        if path.parent.name != CLUSTERS
+    )
 
 
 def _read(name_or_path: str, overrides: Sequence[str]) -> _Source:

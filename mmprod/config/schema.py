@@ -11,22 +11,18 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from mmprod.config.dims import Dims as Dims
 from mmprod.config.effects import check_effects, check_patience
+from mmprod.config.logs import LogConfig as LogConfig
 from mmprod.config.losses import check_losses
 from mmprod.config.parts import check_freeze
 from mmprod.config.quantizers import check_quantizer
+from mmprod.config.section import Section as Section
+from mmprod.config.train import TrainConfig as TrainConfig
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """Base of every section: immutable, strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -97,6 +93,12 @@ class CodecConfig(Section):
         default=True, description="replace codes that no token used for a while by current features"
     )
     commitment: float = Field(default=0.25, ge=0)
+    rate_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of a code's bits in the search, 1: what they are worth at high rate "
+        "(entropy-constrained quantization, for compressed files; with restart=false)",
+    )
     loss: Literal["archive", "natural"] = Field(
         default="archive",
         description="archive: distortion only; natural: L1 with a perceptual term and a GAN "
@@ -162,56 +164,6 @@ class FusionConfig(Section):
         return self
 
 
-class TrainConfig(Section):
-    """One training stage. `lr` is the peak of a linear warm-up followed by a cosine to `lr_final *
-    lr`.
-    """
-
-    steps: PositiveInt = 1000
-    batch: PositiveInt = Field(
-        default=64, description="global batch: samples per optimizer step over all ranks"
-    )
-    lr: float = Field(default=4e-4, gt=0)
-    lr_final: float = Field(default=0.05, ge=0, le=1)
-    warmup: int = Field(default=100, ge=0)
-    optimizer: Literal["adamw", "muon", "auto"] = Field(
-        default="adamw",
-        description="muon: for hidden matrices, adamw for the rest; auto: muon on one process, "
-        "adamw under DeepSpeed, which does not keep matrices whole",
-    )
-    betas: tuple[Share, Share] = (0.9, 0.98)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(
-        default=1.0, ge=0, description="largest gradient norm; 0 turns clipping off"
-    )
-    precision: Literal["fp32", "bf16"] = "bf16"
-    ema: float = Field(
-        default=0.999,
-        ge=0,
-        lt=1,
-        description="decay of the averaged weights that are evaluated and exported",
-    )
-    seed: int = Field(default=0, ge=0)
-    log_every: PositiveInt = 20
-    eval_every: PositiveInt = 500
-    save_every: PositiveInt = 500
-    keep: PositiveInt = Field(default=2, description="newest checkpoints kept beside the best one")
-    patience: int = Field(
-        default=0,
-        ge=0,
-        description="evaluations without a better result before stopping early; 0: never",
-    )
-    init_from: str = Field(
-        default="",
-        description="weights to start from: a run, a stage folder or a model.safetensors (what "
-        "fits is loaded, the rest reported)",
-    )
-    freeze: tuple[str, ...] = Field(
-        default=(),
-        description="parts that keep the weights of init_from, e.g. encoder (config/parts.py)",
-    )
-
-
 class SamplerConfig(Section):
     """The samplers baked into the exported graphs."""
 
@@ -233,7 +185,7 @@ class SamplerConfig(Section):
 
 
 class Config(Section):
-    """A whole job: data, both models, their training, the samplers."""
+    """A whole job: data, both models, their training, the samplers, where figures go."""
 
     name: str = Field(
         default="custom",
@@ -246,6 +198,7 @@ class Config(Section):
     fusion: FusionConfig = FusionConfig()
     fusion_train: TrainConfig = TrainConfig()
     sampler: SamplerConfig = SamplerConfig()
+    log: LogConfig = LogConfig()
 
     @field_validator("name")
     @classmethod

@@ -49,11 +49,20 @@ COURSE: Group = {
     "Learning rate": ("lr",),
     "Gradient norm before clipping": ("grad_norm",),
     "Images per second": ("images_per_s",),
+    "MFU: share of the devices' peak": ("mfu",),
+    "Share of a step that waits for data": ("data_wait",),
+    "Memory of the fullest rank (GB)": ("memory_bytes",),
+    "Steps not learned from, between log lines": ("spikes", "skipped"),
 }
+SCALED = {"memory_bytes": 1e-9}
+"""factor of a figure's values in its chart"""
 SHARES, WHOLE = ("usage", "codes_used", "accuracy"), (0.0, 1.0)
 """drawn on an axis from 0 to 1, where being at 1 can be seen"""
-NEITHER = ("kind", "step", "seconds")
-"""keys of a line that are no figures to draw"""
+NEITHER = (
+    *("kind", "step", "seconds", "eta_s"),
+    *("step_seconds", "tokens_per_s", "tflops", "peak_tflops"),  # images_per_s and mfu show them
+)
+"""keys of a line that are not drawn"""
 SHOWN = {
     "codec": "Above pictures of the val split, below what their codes keep of them.",
     "fusion": "Above pictures drawn for captions of the val split, below the real ones.",
@@ -167,7 +176,8 @@ def _names(records: Sequence[Mapping[str, Any]]) -> KeysView[str]:
 
 
 def _points(records: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
-    return thinned([(record["step"], record[name]) for record in records if name in record])
+    scale = SCALED.get(name, 1.0)
+    return thinned([(record["step"], scale * record[name]) for record in records if name in record])
 
 
 def _is_log(series: Mapping[str, Sequence[Point]]) -> bool:
@@ -194,6 +204,9 @@ def _facts(
         yield "quantization SNR", f"{log['snr']:.1f} dB"
     if "images_per_s" in log:
         yield "speed", f"{log['images_per_s']:.3g} images/s"
+    if "mfu" in log:
+        peak = log.get("peak_tflops", 0.0)
+        yield "MFU", f"{log['mfu']:.1%} of {peak:.4g} TFLOP/s"
     if "seconds" in log:
         minutes, seconds = divmod(round(log["seconds"]), 60)
         yield "training time", f"{minutes} min {seconds} s"

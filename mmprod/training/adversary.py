@@ -98,8 +98,9 @@ class Adversary:
         """Step the discriminator on the gradients of all micro-batches of all ranks. Collective.
 
         Returns the mean logit of real and of restored patches and the share of patches on the right
-        side of 0. Raises NumericsError when the gradient is not finite: the discriminator has not
-        moved then, the codec has made its step, and neither is saved.
+        side of 0. Raises NumericsError when the gradient is not finite though the losses were (see
+        `train_step`): the discriminator has not moved then, the codec has made its step, and
+        neither is saved.
         """
         if not self._sums[-1]:
             return {}
@@ -110,8 +111,7 @@ class Adversary:
         flat /= flat[-1].clone()
         if not flat.isfinite().all():
             raise NumericsError(
-                "codec: the gradient of the discriminator is NaN or infinite at step "
-                f"{self._step + 1}",
+                "the gradient of the discriminator is NaN or infinite",
                 hint="resume with a lower codec.gan_weight or codec_train.precision fp32 in "
                 "another --out",
             )
@@ -125,6 +125,11 @@ class Adversary:
         self._anchors.lerp_(means[:2], 1 - ema_decay(ANCHOR_DECAY, self._updates))
         self._sums.zero_()
         return dict(zip(READOUTS, means.tolist(), strict=True))
+
+    def forget(self) -> None:
+        """Drop what was added up for `update`."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._sums.zero_()
 
     def _apply(self) -> None:
         """Clip as the codec is clipped, move the weights (at a rate that falls as the codec's
@@ -141,6 +146,15 @@ class Adversary:
         return torch.autocast(
             self._device.type, torch.bfloat16, enabled=self._train.precision == "bf16"
         )
+
+    def tensors(self) -> list[Tensor]:
+        """Weights, gradients and moments that live now."""
+        moments = [value for p in self._parameters.values() for value in self._moments(p)]
+        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
+        return [*self._parameters.values(), *gradients, *moments]
+
+    def _moments(self, p: Tensor) -> list[Tensor]:
+        return [value for value in self._optimizer.state[p].values() if value.ndim]
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a later step depends on, by name."""

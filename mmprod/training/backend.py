@@ -7,30 +7,32 @@ data, stages or folders.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mmprod.config.schema import TrainConfig
+from mmprod.training.fragments import Fragment
 
 Outputs = dict[str, Tensor]
 PREFIX = "inner."
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Backend(Protocol):
-    """Forward, backward, one optimizer step; save, load; the weights as they are kept."""
+    """Forward, backward, one optimizer step; weights and optimizer state as they are kept."""
 
     identity: str
-    """what a checkpoint of this backend can be loaded by, e.g.
-
-    `torch` or `deepspeed zero-2 fp32`
-    """
+    """what a checkpoint of it can be loaded by: optimizer and kind of weights, e.g. `adamw fp32`"""
+    placement: str
+    """how its state is divided: `torch`, or `zero-0` to `zero-3`"""
     accumulation: int
     """micro-batches (forward, backward) per optimizer step"""
     sharded: bool
-    """whether `weights` holds a different part on every rank"""
+    """whether every rank holds other fragments (ZeRO from 1 on); else all hold the whole"""
+    scaled: bool
+    """fp16 with a dynamic loss scale: a norm that is not finite is a skipped step, no error"""
 
     def forward(self, *batch: Tensor) -> Outputs:
         """What the model gives for this rank's micro-batch, by name."""
@@ -43,24 +45,40 @@ class Backend(Protocol):
 
         Returns the gradient norm before clipping.
 
-        When the norm is not finite the weights are left as they were.
+        When the norm is not finite the weights are left as they were. Raises NumericsError when
+        gradients overflow at the smallest loss scale.
+        """
+
+    def skip(self) -> None:
+        """Instead of `step`: drop the gradients of this step. Collective."""
+
+    def fragments(self) -> dict[str, Fragment]:
+        """This rank's part of the weights and of the optimizer's state by parameter name; live, and
+        there before the first step.
         """
 
     def weights(self) -> dict[str, Tensor]:
-        """The live weights by name, as this rank keeps them."""
+        """The live fp32 weights of `fragments` by name."""
 
-    def gather(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`weights`-shaped tensors of all ranks -> whole tensors on the CPU; empty on ranks other
-        than 0.
+    def scalars(self) -> dict[str, float]:
+        """Step counts and the state of the loss scale, equal on all ranks."""
+
+    def restored(self, scalars: Mapping[str, float]) -> None:
+        """Go on from fragments that were overwritten in place, and from `scalars` of another
+        backend of the same identity. Collective.
+        """
+
+    def storages(self) -> dict[str, list[Tensor]]:
+        """The tensors that live now, by kind: `weights` (what the model computes with), `masters`,
+        `moments`, `gradients`, `buckets`. See footprint.py.
+        """
+
+    def gather(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors shaped like the fragments, of all ranks -> whole fp32 tensors on the CPU of rank
+        0; empty elsewhere.
 
         Collective.
         """
-
-    def save(self, folder: Path) -> None:
-        """Write model (buffers too) and optimizer into `folder`. Collective."""
-
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote. Collective."""
 
 
 class Autocast(nn.Module):
@@ -68,14 +86,17 @@ class Autocast(nn.Module):
     autocast around itself.
     """
 
-    def __init__(self, inner: nn.Module, device: str, *, bf16: bool, cache: bool) -> None:
+    def __init__(self, inner: nn.Module, device: str, precision: str, *, cache: bool) -> None:
         super().__init__()
         self.inner = inner
-        self._device, self._bf16, self._cache = device, bf16, cache
+        self._device, self._dtype, self._cache = device, AUTOCAST.get(precision), cache
 
     def forward(self, *batch: Tensor) -> Outputs:
         with torch.autocast(
-            self._device, torch.bfloat16, enabled=self._bf16, cache_enabled=self._cache
+            self._device,
+            self._dtype or torch.bfloat16,
+            enabled=self._dtype is not None,
+            cache_enabled=self._cache,
         ):
             outputs: Outputs = self.inner(*batch)
         return outputs
@@ -83,13 +104,19 @@ class Autocast(nn.Module):
 
 def parameter_groups(model: nn.Module, cfg: TrainConfig) -> list[dict[str, Any]]:
     """Weight decay acts on matrices and kernels; not on biases, gains and other vectors."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if _dimensions(p) >= 2]
+    vectors = [p for p in trained if _dimensions(p) < 2]
     groups = [
         {"params": matrices, "weight_decay": cfg.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _dimensions(parameter: nn.Parameter) -> int:
+    """Of the whole parameter: one that ZeRO 3 has cut up looks empty and knows its shape."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def named_weights(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,67 +1,34 @@
-"""Checkpoints that are whole or absent, and a resume that finds the newest whole one.
+"""Resuming: which step to go on from, whether it belongs to this job, and reading it.
 
-Save: rank 0 makes an empty step folder; every rank writes its part; barrier; the files are shared
-out over the ranks, flushed to disk and hashed; rank 0 writes manifest.json and then the pointer
-`latest`, both by rename. A process killed anywhere in between leaves a folder without manifest,
-which is never read. Load: rank 0 decides which step, all follow.
-
-A step folder holds the backend's files, ema*.safetensors, frozen.safetensors (the exact frozen
-weights, if any), task.safetensors (what the task trains beside its model, if anything) and
-manifest.json with the progress of the loop and the identity of the job. Random numbers and sample
-order are functions of the step (see shares.py), so they need no state.
+Rank 0 names the newest step; all ranks check its hashes, each a share of the files; where one
+differs all go back to the step before. What is read does not depend on how many ranks wrote it, nor
+under which ZeRO stage: see mmprod.checkpoint.state. Random numbers and the order of samples are
+functions of the step (see shares.py), so they need no state.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from safetensors.torch import load_file, save_file
-from torch import nn
-
-from mmprod.checkpoint import layout
-from mmprod.checkpoint.steps import FORMAT, list_steps, pointer, verify_step
-from mmprod.errors import ConfigError, IntegrityError
-from mmprod.manifest import FileEntry, write_json, write_text
-from mmprod.training.backend import Backend
-from mmprod.training.distributed import World, barrier, gather, only_main
-from mmprod.training.ema import Ema
-from mmprod.training.freezing import load_frozen, save_frozen
-from mmprod.training.metrics import Meter
-from mmprod.training.task import Task
+from mmprod.checkpoint import layout, retention
+from mmprod.checkpoint.consolidate import consolidate, open_step
+from mmprod.checkpoint.state import read_index
+from mmprod.checkpoint.steps import list_steps, pointer, read_manifest, step_entries
+from mmprod.errors import ConfigError, IntegrityError, MmprodError
+from mmprod.manifest import verify_files
+from mmprod.training.distributed import World, gather, only_main
+from mmprod.training.progress import Progress as Progress
+from mmprod.training.snapshot import Trained as Trained
+from mmprod.training.snapshot import restore
 
 logger = logging.getLogger(__name__)
 
-TASK = "task.safetensors"
-WHOLE = ("deepspeed zero-0 fp32",)
-"""backends of several processes whose saved state is whole: any number of processes can load it"""
-
-
-@dataclass
-class Progress:
-    """Where the loop stands after `step` optimizer steps."""
-
-    step: int = 0
-    seconds: float = 0.0
-    """training time so far, without evaluations and saves"""
-    best: float | None = None
-    best_step: int = 0
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    stale: int = 0
-    """evaluations since the best one"""
-    meter: Meter = field(default_factory=Meter)
-
-    def state(self) -> dict[str, Any]:
-        values = {name: value for name, value in vars(self).items() if name != "meter"}
-        return {**values, "meter": vars(self.meter)}
-
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> Progress:
-        return cls(**{**state, "meter": Meter(**state["meter"])})
+T = TypeVar("T")
+_HINT = "resume with --resume auto: it takes the newest checkpoint that is whole"
 
 
 @dataclass(frozen=True)
@@ -76,7 +43,7 @@ class Identity:
     tokenizer: str
     """SHA-256 of tokenizer.json"""
     backend: str
-    world: int
+    """optimizer and kind of weights (see `Backend`)"""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of other files that the stage learns with (see `Task`)"""
 
@@ -92,53 +59,10 @@ class Checkpoint:
     def progress(self) -> Progress:
         return Progress.of(self.manifest["progress"])
 
-
-@dataclass(frozen=True)
-class Trained:
-    """What a checkpoint saves and restores, on this rank."""
-
-    backend: Backend
-    ema: Ema
-    world: World
-    whole: nn.Module | None = None
-    """the model that rank 0 evaluates: it holds the exact frozen weights"""
-    task: Task | None = None
-    """whose own state is saved too"""
-
-
-def save_checkpoint(
-    trained: Trained, folder: Path, progress: Progress, identity: Identity, keep: int
-) -> Path:
-    """Save a step below the stage folder, point `latest` (and `best`) at it, drop old ones.
-    Collective.
-    """
-    world = trained.world
-    path = folder / layout.CHECKPOINTS / layout.step_name(progress.step)
-    only_main(world, lambda: _empty_folder(path))
-    trained.backend.save(path)
-    if trained.backend.sharded or world.is_main:
-        save_file(trained.ema.average, path / _ema_name(trained))
-    if trained.whole is not None:
-        save_frozen(trained.whole, path)
-    if trained.task is not None and world.is_main and (state := trained.task.state()):
-        save_file(state, path / TASK)
-    barrier(world)
-    entries = _hash_together(world, path)
-    if world.is_main:
-        manifest = {
-            "kind": "checkpoint",
-            "format": FORMAT,
-            "identity": asdict(identity),
-            "progress": progress.state(),
-            "files": [entry.as_dict() for entry in entries],
-        }
-        write_json(path / layout.MANIFEST, manifest)
-        write_text(path.parent / layout.LATEST, path.name + "\n")
-        if progress.best_step == progress.step:
-            write_text(path.parent / layout.BEST, path.name + "\n")
-        _prune(folder, keep, path)
-    barrier(world)
-    return path
+    @property
+    def files(self) -> Path:
+        """The folder of its tensors."""
+        return self.path / str(self.manifest["folder"])
 
 
 def find_checkpoint(
@@ -161,70 +85,113 @@ def find_step(world: World, folder: Path, resume: str) -> Checkpoint | None:
     """
     if resume == "never":
         return None
-    return only_main(world, lambda: _find(folder, resume))
+    if resume != "auto":
+        return _verified(world, Path(resume))
+    candidates = only_main(world, lambda: _candidates(folder))
+    for candidate in candidates:
+        try:
+            return _verified(world, candidate)
+        except IntegrityError as error:
+            if world.is_main:
+                logger.warning("checkpoint is damaged, trying an older one: %s", error.message)
+            failure = error
+    if not candidates:
+        return None
+    raise IntegrityError(
+        f"every checkpoint in {folder / layout.CHECKPOINTS} is damaged or unreadable; the oldest: "
+        f"{failure.message}",
+        hint="if the disk is sound, start this stage anew with --resume never",
+    )
 
 
 def load_checkpoint(trained: Trained, checkpoint: Checkpoint) -> Progress:
-    """Restore backend and averages from what `find_checkpoint` found. Collective."""
-    trained.backend.load(checkpoint.path)
-    trained.ema.load(load_file(checkpoint.path / _ema_name(trained)))
-    if trained.task is not None:
-        state = checkpoint.path / TASK
-        trained.task.load_state(load_file(state) if state.exists() else {})
-    only_main(trained.world, lambda: _load_frozen(trained, checkpoint.path))
+    """Restore everything but the frozen weights, which the model has from the start (see
+    `freezing.load_frozen`). Collective.
+    """
+    files, manifest = checkpoint.files, checkpoint.manifest
+    together(trained.world, lambda: restore(trained, files, read_index(files, manifest)))
+    trained.backend.restored(manifest["scalars"])
+    saved = manifest["world"], manifest["placement"]
+    now = trained.world.size, trained.backend.placement
+    if trained.world.is_main and saved != now:
+        logger.info("%s was saved by %d ranks (%s), now %d (%s)", checkpoint.path, *saved, *now)
     return checkpoint.progress
 
 
-def rewind(folder: Path, checkpoint: Checkpoint) -> None:
-    """Make `checkpoint` the newest step of a stage: what was trained after it is given up."""
-    root, progress = folder / layout.CHECKPOINTS, checkpoint.progress
-    names = {layout.LATEST: layout.step_name(progress.step)}
-    names[layout.BEST] = layout.step_name(progress.best_step)
-    for name, target in names.items():
-        if (root / target).is_dir():
-            write_text(root / name, target + "\n")
-        else:
-            (root / name).unlink(missing_ok=True)
-    for step in reversed(list_steps(folder)):
-        if step.step > progress.step:
-            logger.info("dropping %s: training goes on from step %d", step.path, progress.step)
-            shutil.rmtree(step.path)
+def together(world: World, action: Callable[[], T]) -> list[T]:
+    """What `action` gives on every rank, or the first rank's failure, raised on all. Collective.
+
+    A bug keeps its traceback on its own rank.
+    """
+    result: tuple[T | None, Exception | None]
+    try:
+        result = action(), None
+    except (MmprodError, OSError) as error:
+        result = None, error
+    except BaseException:
+        gather(world, (None, MmprodError(f"rank {world.rank} failed; see its output")))
+        raise
+    results = gather(world, result)
+    for _, failure in results:
+        if failure is not None:
+            raise failure
+    return [value for value, _ in results]  # type: ignore[misc]  # None: the action's own
 
 
-def _find(folder: Path, resume: str) -> Checkpoint | None:
-    if resume != "auto":
-        path = Path(resume)
-        return Checkpoint(path, verify_step(path))
+def rewind(folder: Path, checkpoint: Checkpoint, *, aside: bool = False) -> None:
+    """Make `checkpoint` the newest step of a stage: what was trained after it is given up, or set
+    `aside`; model.safetensors is again the best one of what is left.
+    """
+    if all(step.path.name <= checkpoint.path.name for step in list_steps(folder)):
+        return
+    progress = checkpoint.progress
+    _restore_best(folder, progress.best_step)
+    retention.rewind(folder, progress.step, progress.best_step, aside=aside)
+
+
+def _restore_best(folder: Path, best_step: int) -> None:
+    """Weights and figures of the same step: model.safetensors from the checkpoint of `best_step`,
+    or none, and then the next evaluation writes it.
+    """
+    weights, step = folder / layout.WEIGHTS, layout.step_name(best_step)
+    if not best_step:
+        weights.unlink(missing_ok=True)
+        return
+    try:
+        consolidate(open_step(folder / layout.CHECKPOINTS / step), weights, "ema")
+    except IntegrityError as error:
+        logger.warning("%s of step %d is lost: %s", weights, best_step, error.message)
+        weights.unlink(missing_ok=True)
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """The complete steps, newest first; none newer than the pointer says."""
     steps = list_steps(folder)
     latest = pointer(folder / layout.CHECKPOINTS, layout.LATEST)
     newest = next((s.step for s in steps if s.path.name == latest), None)
-    candidates = [s for s in reversed(steps) if s.complete and (newest is None or s.step <= newest)]
-    for candidate in candidates:
+    return [s.path for s in reversed(steps) if s.complete and (newest is None or s.step <= newest)]
+
+
+def _verified(world: World, path: Path) -> Checkpoint:
+    """The files are shared out, largest first. Raises IntegrityError on all ranks."""
+    manifest = only_main(world, lambda: read_manifest(path))
+
+    def check() -> None:
+        entries = sorted(step_entries(path, manifest), key=lambda e: (-e.bytes, e.path))
         try:
-            return Checkpoint(candidate.path, verify_step(candidate.path))
-        except IntegrityError as error:
-            logger.warning("checkpoint is damaged, trying an older one: %s", error.message)
-    if candidates:
-        raise IntegrityError(
-            f"every checkpoint in {folder / layout.CHECKPOINTS} is damaged",
-            hint="start this stage anew with --resume never",
-        )
-    return None
+            verify_files(path, entries[world.rank :: world.size], hint=_HINT)
+        except OSError as error:  # a bad block, a lost server, a missing right
+            raise IntegrityError(f"{path} cannot be read: {error}", hint=_HINT) from error
+
+    together(world, check)
+    return Checkpoint(path, manifest)
 
 
 def check_identity(checkpoint: Checkpoint, wanted: Identity) -> None:
-    """Raise ConfigError when a checkpoint belongs to another job or number of processes."""
+    """Raise ConfigError when a checkpoint belongs to another job."""
     path, now = checkpoint.path, asdict(wanted)
     saved = {"files": {}} | checkpoint.manifest["identity"]
     names = [name for name in now if saved.get(name) != now[name]]
-    if "world" in names and wanted.backend not in WHOLE:
-        raise ConfigError(
-            f"{path} was saved by {saved.get('world')} processes; there are {now['world']} now, "
-            f"and {wanted.backend} divides its state among them",
-            hint=f"resume with --nproc {saved.get('world')}; or start another run from the weights "
-            f"and codebook: -o {wanted.stage}_train.init_from={path.parents[1] / layout.WEIGHTS}",
-        )
-    names = [name for name in names if name != "world"]
     if not names:
         return
     if names == ["files"]:
@@ -236,61 +203,11 @@ def check_identity(checkpoint: Checkpoint, wanted: Identity) -> None:
     detail = "; ".join(f"{name}: saved {saved.get(name)!r}, now {now[name]!r}" for name in names)
     raise ConfigError(
         f"{path} belongs to another job ({detail})",
-        hint="use the configuration and DeepSpeed file it was saved with, or --resume never",
+        hint="use the configuration and DeepSpeed file it was saved with, or --resume never; or "
+        "start another run from its weights: "
+        f"-o {wanted.stage}_train.init_from={path.parents[1] / layout.WEIGHTS}",
     )
 
 
 def _changed(saved: dict[str, str], now: dict[str, str]) -> list[str]:
     return sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
-
-
-def _load_frozen(trained: Trained, path: Path) -> None:
-    if trained.whole is not None:
-        load_frozen(trained.whole, path)
-
-
-def _ema_name(trained: Trained) -> str:
-    return (
-        f"ema-{trained.world.rank:05d}.safetensors"
-        if trained.backend.sharded
-        else "ema.safetensors"
-    )
-
-
-def _empty_folder(path: Path) -> None:
-    """A fresh folder in place of what an interrupted save may have left."""
-    if path.exists():
-        shutil.rmtree(path)
-    path.mkdir(parents=True)
-
-
-def _hash_together(world: World, path: Path) -> list[FileEntry]:
-    """Flush and hash all files, each by one rank; all ranks must see the same files (a shared file
-    system).
-    """
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    names = gather(world, [p.relative_to(path).as_posix() for p in files])
-    if any(listing != names[0] for listing in names):
-        raise IntegrityError(
-            f"the processes see different files in {path}",
-            hint="put the run folder on a file system that all nodes share",
-        )
-    mine = []
-    for file in files[world.rank :: world.size]:
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
-        mine.append(FileEntry.of(path, file))
-    return sorted((e for part in gather(world, mine) for e in part), key=lambda e: e.path)
-
-
-def _prune(folder: Path, keep: int, saved: Path) -> None:
-    """Keep the step just saved, the newest `keep` complete steps and the best one."""
-    steps = list_steps(folder)
-    kept = (
-        {saved}
-        | {s.path for s in [s for s in steps if s.complete][-keep:]}
-        | {s.path for s in steps if s.best}
-    )
-    for step in steps:
-        if step.path not in kept:
-            shutil.rmtree(step.path)

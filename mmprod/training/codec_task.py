@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,10 @@ from mmprod.errors import ConfigError
 from mmprod.models.codec import RESTORED, Codec, build_codec, to_signal
 from mmprod.models.losses import PERCEPTUAL_WEIGHT
 from mmprod.models.perceptual import SMALLEST, Perceptual, load_perceptual
+from mmprod.models.quantizers.base import Quantizer
+from mmprod.models.quantizers.book import Book
 from mmprod.training.adversary import Adversary
+from mmprod.training.sharded_build import Build
 from mmprod.training.shares import Indices, Share
 from mmprod.training.task import Evaluation
 
@@ -41,9 +45,17 @@ class CodecTask:
     name = "codec"
     learns_buffers = True
 
-    def __init__(self, config: Config, train: Split, val: Split, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Config,
+        train: Split,
+        val: Split,
+        device: torch.device,
+        build: Build | None = None,
+    ) -> None:
         self._config, self._train, self._val, self._device = config, train, val, device
-        self._codec = build_codec(config.codec)
+        with build or nullcontext():
+            self._codec = build_codec(config.codec)
         self.model: nn.Module = self._codec
         self.size, self.weights = len(train), train.weights
         self._perceptual = _perceptual(config, device)
@@ -90,9 +102,20 @@ class CodecTask:
     def keys(self, indices: Indices) -> list[str]:
         return self._train.keys(indices)
 
-    def after_step(self) -> dict[str, float]:
+    def after_step(self, *, learn: bool = True) -> dict[str, float]:
+        if not learn:
+            self._forget()
+            return {}
         judged = self._adversary.update() if self._adversary is not None else {}
         return {**self._codec.quantizer.update(), **judged}
+
+    def _forget(self) -> None:
+        """Nothing of this batch moves the codebook or the discriminator."""
+        for module in self._codec.quantizer.modules():
+            if isinstance(module, (Quantizer, Book)):
+                module.forget()
+        if self._adversary is not None:
+            self._adversary.forget()
 
     def state(self) -> dict[str, Tensor]:
         return self._adversary.state() if self._adversary is not None else {}
@@ -100,6 +123,10 @@ class CodecTask:
     def load_state(self, state: dict[str, Tensor]) -> None:
         if self._adversary is not None:
             self._adversary.load_state(state)
+
+    def beside(self) -> list[Tensor]:
+        perceptual = self._perceptual.state_dict().values() if self._perceptual is not None else ()
+        return [*perceptual, *(self._adversary.tensors() if self._adversary is not None else ())]
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Reconstructs pictures of `val`: psnr (dB, over all pixels), loss, usage (share of codes

@@ -19,6 +19,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmprod.errors import ConfigError, MmprodError
+from mmprod.training.environment import adopt
+from mmprod.training.lifeline import say_goodbye
+from mmprod.training.rendezvous import meet
 
 T = TypeVar("T")
 
@@ -40,36 +43,31 @@ class World:
 
 
 def join(*, group: bool) -> World:
-    """Read the launcher's variables (RANK, WORLD_SIZE, LOCAL_RANK) and join the process group where
-    one is needed.
+    """Find this process's place (see `environment`) and join the process group where one is needed.
 
     `group`: make a process group even for a single process. Raises ConfigError for several
-    processes without it.
+    processes without it, EnvironmentMissing when the ranks do not meet.
     """
-    size, rank = _variable("WORLD_SIZE", 1), _variable("RANK", 0)
-    local = _variable("LOCAL_RANK", rank)
+    place = adopt()
     cuda = torch.cuda.is_available()
-    if size > 1 and not group:
+    if place.size > 1 and not group:
         raise ConfigError(
-            f"{size} processes were started without a DeepSpeed configuration",
+            f"{place.size} processes were started without a DeepSpeed configuration",
             hint="add --deepspeed configs/deepspeed/zero1.json, or start one process",
         )
     if cuda:
-        torch.cuda.set_device(local % torch.cuda.device_count())
+        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
     if group and not dist.is_initialized():
+        if not cuda:
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns, on stdout
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        if size == 1:
+        if place.size > 1:
+            meet(place, backend, WAIT)
+        else:
             _complete_environment()
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=WAIT)
+            dist.init_process_group(backend, rank=0, world_size=1, timeout=WAIT)
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    return World(rank, size, device)
-
-
-def _variable(name: str, default: int) -> int:
-    text = os.environ.get(name, "")
-    if text and not text.isdigit():
-        raise ConfigError(f"{name}={text!r} is not a number", hint="start with torchrun or --nproc")
-    return int(text) if text else default
+    return World(place.rank, place.size, device)
 
 
 def _complete_environment() -> None:
@@ -123,14 +121,16 @@ def broadcast_tensors(world: World, tensors: list[Tensor]) -> None:
 
 
 def only_main(world: World, action: Callable[[], T]) -> T:
-    """Run `action` on rank 0; every rank returns its result, or raises the same MmprodError."""
+    """Run `action` on rank 0; every rank returns its result, or raises the same MmprodError or
+    OSError.
+    """
     if world.size == 1:
         return action()
-    result: tuple[T | None, MmprodError | None] = (None, None)
+    result: tuple[T | None, MmprodError | OSError | None] = (None, None)
     if world.is_main:
         try:
             result = (action(), None)
-        except MmprodError as error:
+        except (MmprodError, OSError) as error:
             result = (None, error)
         except BaseException:
             broadcast(world, (None, MmprodError("rank 0 failed; see its output")))
@@ -141,18 +141,21 @@ def only_main(world: World, action: Callable[[], T]) -> T:
     return value  # type: ignore[return-value]  # None only where the action's own result is None
 
 
-def leave(code: int) -> NoReturn:
+def leave(code: int, said: str = "") -> NoReturn:
     """End this process with `code`. Call it last in the command line.
 
-    With several ranks the interpreter is left at once: gloo sometimes aborts in its teardown and
-    would turn a finished job into a failed one.
+    With several ranks the others are told (`said`: why, for a code that is not 0), and the
+    interpreter is left at once: gloo sometimes aborts in its teardown and would turn a finished
+    job into a failed one.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         if code == 0:
             dist.barrier()
+        say_goodbye(code, said)
         os._exit(code)
+    say_goodbye(code, said)
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
     sys.exit(code)

@@ -1,7 +1,7 @@
-"""Exponential moving average of the weights, fp32, kept in the form the backend keeps the weights.
+"""Exponential moving average of the fp32 weights, in the parts that a backend keeps (fragments.py).
 
-With sharded weights each rank averages its own shard; nothing is gathered before an evaluation or
-the final file.
+From ZeRO 1 on each rank averages only the weights that it updates; nothing is gathered before an
+evaluation or the final file.
 """
 
 from __future__ import annotations
@@ -19,18 +19,12 @@ class Ema:
 
     def __init__(self, live: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay
-        self.average = {name: tensor.detach().float().clone() for name, tensor in live.items()}
+        self.average = {name: tensor.detach().clone() for name, tensor in live.items()}
 
     @torch.no_grad()
     def update(self, live: Mapping[str, Tensor], step: int) -> None:
         """Move towards the weights after `step` optimizer steps."""
         weight = 1 - ema_decay(self.decay, step)
-        for name, tensor in live.items():
-            self.average[name].lerp_(tensor.detach().float(), weight)
-
-    def load(self, average: Mapping[str, Tensor]) -> None:
-        """Replace the averages by saved ones of the same names and shapes (a mismatch is a KeyError
-        or RuntimeError).
-        """
-        for name, tensor in self.average.items():
-            tensor.copy_(average[name])
+        torch._foreach_lerp_(
+            [self.average[name] for name in live], [t.detach() for t in live.values()], weight
+        )

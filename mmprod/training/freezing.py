@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmprod.checkpoint.state import FROZEN
 from mmprod.config.parts import PARTS, part_of
 from mmprod.config.schema import TrainConfig
 from mmprod.errors import ConfigError, IntegrityError
@@ -24,8 +25,6 @@ from mmprod.models.quantizers.book import Book
 from mmprod.training.task import Task
 
 logger = logging.getLogger(__name__)
-
-FILE = "frozen.safetensors"
 
 
 @dataclass(frozen=True)
@@ -83,18 +82,14 @@ def frozen_weights(model: nn.Module) -> dict[str, Tensor]:
     return {n: p.detach().cpu() for n, p in model.named_parameters() if not p.requires_grad}
 
 
-def save_frozen(model: nn.Module, folder: Path) -> None:
-    """Write the frozen parameters into a step folder; nothing where there are none."""
-    weights = frozen_weights(model)
-    if weights:
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / FILE)
-
-
 @torch.no_grad()
 def load_frozen(model: nn.Module, folder: Path) -> None:
-    """Read what `save_frozen` wrote. Raises IntegrityError when it belongs to another model."""
+    """Read the frozen weights of a checkpoint from `folder`, before a backend takes the model over.
+
+    Raises IntegrityError when they belong to another model.
+    """
     live = {n: p for n, p in model.named_parameters() if not p.requires_grad}
-    saved = load_file(folder / FILE) if (folder / FILE).is_file() else {}
+    saved = load_file(folder / FROZEN) if (folder / FROZEN).is_file() else {}
     _check_names(live.keys(), saved.keys(), folder)
     for name, parameter in live.items():
         parameter.copy_(saved[name])
@@ -104,6 +99,6 @@ def _check_names(live: Collection[str], saved: Collection[str], folder: Path) ->
     if set(live) != set(saved):
         odd = sorted(set(live) ^ set(saved))
         raise IntegrityError(
-            f"{folder / FILE} holds other weights than are frozen now: {', '.join(odd[:5])}",
+            f"{folder / FROZEN} holds other weights than are frozen now: {', '.join(odd[:5])}",
             hint="resume from another checkpoint, or start anew with --resume never",
         )

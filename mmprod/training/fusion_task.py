@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from mmprod.runners.torch import TorchRunner
 from mmprod.sampling import generate_images
 from mmprod.training.codec_task import grid_of, mirror_coins
 from mmprod.training.codes import Codes
+from mmprod.training.sharded_build import Build
 from mmprod.training.shares import Indices, Share, mixed_seed
 from mmprod.training.task import Evaluation
 
@@ -50,11 +52,19 @@ class FusionTask:
     name = "fusion"
     learns_buffers = False
 
-    def __init__(self, config: Config, dims: Dims, data: FusionData, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Config,
+        dims: Dims,
+        data: FusionData,
+        device: torch.device,
+        build: Build | None = None,
+    ) -> None:
         self.codebook: dict[str, Any] = {}
         self.files: dict[str, str] = {}
         self._config, self._dims, self._data, self._device = config, dims, data, device
-        fusion = build_fusion(config.fusion, dims)
+        with build or nullcontext():
+            fusion = build_fusion(config.fusion, dims)
         fusion.adopt_codebook(data.codec.quantizer.table())
         self.model: nn.Module = FusionObjective(fusion, config.fusion, dims)
         self.size, self.weights = len(data.train), data.train.weights
@@ -83,7 +93,7 @@ class FusionTask:
     def keys(self, indices: Indices) -> list[str]:
         return self._data.train.keys(indices)
 
-    def after_step(self) -> dict[str, float]:
+    def after_step(self, *, learn: bool = True) -> dict[str, float]:
         return {}
 
     def state(self) -> dict[str, Tensor]:
@@ -91,6 +101,9 @@ class FusionTask:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Nothing is trained beside the model."""
+
+    def beside(self) -> list[Tensor]:
+        return list(self._data.codec.state_dict().values())
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Losses on `val` under fixed masks, and pictures drawn for its first captions above the

@@ -58,7 +58,8 @@ def start_from(task: Task, path: Path, frozen: Collection[str] = ()) -> Transfer
         )
     learned = own.keys() if task.learns_buffers else parameters
     _check_frozen(task.name, [v for v in verdicts if v.name in learned and v.part in frozen])
-    model.load_state_dict(taken, strict=False)
+    for name, tensor in taken.items():  # in place, which a sharded build can follow
+        own[name].copy_(tensor)
     return Transfer(task.name, str(source), sha256_file(source), tuple(verdicts))
 
 
@@ -133,6 +134,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     return given
 
 
+STARTS_AT_ZERO = "book.bonus"
+"""a part of a codebook that follows from its statistics after the first steps"""
+
+
 def _judge(task: Task, model: nn.Module, given: dict[str, Tensor], other: str) -> list[Verdict]:
     """A verdict on every tensor of the model, then on those that only the file has. `other`: why
     the file's codebook means something else, if it does.
@@ -144,7 +149,7 @@ def _judge(task: Task, model: nn.Module, given: dict[str, Tensor], other: str) -
         reasons |= dict.fromkeys(codebook, "comes from this run's own inputs")
     elif other:
         reasons |= {name: reasons[name] or other for name in codebook}
-    elif any(reasons[name] for name in codebook):
+    elif any(reasons[name] for name in codebook if not name.endswith(STARTS_AT_ZERO)):
         whole = "the codebook is taken whole or not at all"
         reasons |= {name: reasons[name] or whole for name in codebook}
     shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}

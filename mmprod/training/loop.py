@@ -1,82 +1,39 @@
 """The training loop of one stage, short enough to edit: plain functions and a few seams.
 
-each step:  shares of the global batch -> forward, backward -> all ranks agree (finite? stop?)
-            -> update -> after_step (codebook) -> average the weights
+each step:     train_step (step.py) -> average the weights
 now and then:  log, evaluate, save
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
-
-import torch
-from PIL import Image
-from safetensors.torch import save_file
-from torch import nn
+from collections.abc import Iterator
 
 from mmprod.checkpoint import layout
-from mmprod.config.schema import TrainConfig
-from mmprod.errors import NumericsError, Preempted
-from mmprod.manifest import atomic_path
-from mmprod.training.backend import Backend
-from mmprod.training.checkpointing import (
-    Checkpoint,
-    Identity,
-    Progress,
-    Trained,
-    load_checkpoint,
-    save_checkpoint,
-)
-from mmprod.training.distributed import World, add_over_ranks, gather, only_main
+from mmprod.errors import MmprodError
+from mmprod.training.checkpointing import load_checkpoint
+from mmprod.training.distributed import add_over_ranks, only_main
 from mmprod.training.ema import Ema
-from mmprod.training.events import Event, Kind, OnEvent, StageResult
+from mmprod.training.evaluating import evaluate_or_give_up, evaluate_weights, whole, write_weights
+from mmprod.training.events import Event, Kind, StageResult
+from mmprod.training.footprint import footprint, log_footprint
+from mmprod.training.loading import Loader
 from mmprod.training.metrics import MetricsLog
-from mmprod.training.schedule import learning_rate
-from mmprod.training.shares import Share, Shares, mixed_seed
-from mmprod.training.stopping import AGAIN, StopRequest
-from mmprod.training.task import Evaluation, Task
+from mmprod.training.numerics import BadBatch, bad_batch, bad_evaluation
+from mmprod.training.progress import Progress
+from mmprod.training.saving import Saver
+from mmprod.training.shares import Shares
+from mmprod.training.snapshot import Trained
+from mmprod.training.step import COUNTS, train_step
+from mmprod.training.step import StageJob as StageJob
+from mmprod.training.stopping import stopped
+from mmprod.training.telemetry import DATA_SECONDS, STEP_SECONDS, Telemetry
+from mmprod.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
-
-OTHER_JOB = (
-    "train with a lower lr, a longer warmup or precision fp32 into another --out "
-    "(a run folder keeps its configuration)"
-)
-
-
-@dataclass(frozen=True)
-class StageJob:
-    """One stage on this rank.
-
-    `eval_model`: a whole copy of the task's model on rank 0, None elsewhere; `start`: the
-    checkpoint to go on from; `stop`: entered by whoever wants the signals to be heard.
-    """
-
-    task: Task
-    backend: Backend
-    world: World
-    cfg: TrainConfig
-    folder: Path
-    identity: Identity
-    eval_model: nn.Module | None = None
-    start: Checkpoint | None = None
-    stop: StopRequest = field(default_factory=StopRequest)
-    on_event: OnEvent | None = None
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """Means over the global batch of one step, equal on all ranks."""
-
-    figures: dict[str, float]
-    stop: bool
 
 
 def train_stage(job: StageJob) -> StageResult:
@@ -91,177 +48,196 @@ class _Loop:
     def __init__(self, job: StageJob) -> None:
         self.job, self.cfg = job, job.cfg
         self.ema = Ema(job.backend.weights(), job.cfg.ema)
-        self.trained = Trained(job.backend, self.ema, job.world, job.eval_model, job.task)
+        self.trained = Trained(job.backend, self.ema, job.world, job.task, job.eval_model)
         cfg, world = job.cfg, job.world
         self.shares = Shares(cfg.seed, cfg.batch, world.rank, world.size, job.backend.accumulation)
         self.progress = Progress()
+        self.saving = 0
+        self.watchdog = Watchdog(world, job.folder, cfg.hang_s)
 
     def run(self) -> StageResult:
-        job, cfg = self.job, self.cfg
-        if job.start is not None:
-            self.progress = load_checkpoint(self.trained, job.start)
-        progress = self.progress
-        self._tell("stage", {})
-        log = MetricsLog(job.folder, from_step=progress.step, enabled=job.world.is_main)
-        with log:
-            while progress.step < cfg.steps and not self._out_of_patience():
-                started = time.perf_counter()
-                outcome = train_step(job, self.shares, progress.step)
-                progress.step += 1
-                self.ema.update(job.backend.weights(), progress.step)
-                progress.meter.add(outcome.figures)
-                progress.seconds += time.perf_counter() - started
-                last = progress.step == cfg.steps
-                if progress.step % cfg.log_every == 0 or last:
-                    self._log(log)
-                improved = (progress.step % cfg.eval_every == 0 or last) and self._evaluate(log)
-                finished = last or self._out_of_patience()
-                if progress.step % cfg.save_every == 0 or improved or finished or outcome.stop:
-                    self._save()
-                if outcome.stop and not finished:
-                    raise Preempted(
-                        f"{job.task.name}: asked to stop; saved at step {progress.step}",
-                        hint=AGAIN,
-                    )
+        job = self.job
+        with self.watchdog:
+            if job.start is not None:
+                self.progress = load_checkpoint(self.trained, job.start)
+            progress = self.progress
+            if progress.best is not None and not only_main(job.world, self._has_weights):
+                logger.warning("%s: the best weights are lost, new ones are looked for", job.folder)
+                progress.forget_best()
+            log_footprint(job.task.name, footprint(job.backend, self.ema.average, job.task))
+            start = job.start.path if job.start is not None else None
+            self.saver = Saver(self.trained, job.folder, job.identity, self.cfg, start)
+            self._tell("stage", {})
+            self.telemetry = Telemetry(job.monitoring, job.world, self.cfg, progress.step)
+            loader = Loader(job.task, self.shares, progress.step, self.cfg.steps)
+            log = MetricsLog(
+                job.folder,
+                from_step=progress.step,
+                enabled=job.world.is_main,
+                monitoring=job.monitoring,
+                evaluated=progress.evaluated,
+            )
+            alone = self._rescuing() if job.world.size == 1 else contextlib.nullcontext()
+            with loader, log, alone:
+                if self._evaluation_is_due():
+                    self._conclude(log, [0.0, 0.0])
+                phase = "first step"
+                while not self._is_done():
+                    with self._phase(phase):
+                        asked = self._step(loader, log)
+                    self._conclude(log, asked)
+                    phase = "step"
         return StageResult(job.task.name, progress.step, progress.best_step, progress.best_metrics)
 
-    def _out_of_patience(self) -> bool:
-        return 0 < self.cfg.patience <= self.progress.stale
+    def _step(self, loader: Loader, log: MetricsLog) -> list[float]:
+        job, progress = self.job, self.progress
+        started = time.perf_counter()
+        try:
+            outcome = train_step(job, loader, progress, written=self.saver.ready)
+        except BadBatch as bad:  # on all ranks
+            self._rescue()
+            good = self.saver.last_good
+            raise bad_batch(job.world, job.task, job.folder, bad, good) from None
+        progress.step += 1
+        if outcome.updated:
+            self.ema.update(job.backend.weights(), progress.step)
+        spent = time.perf_counter() - started
+        progress.seconds += spent
+        times = {STEP_SECONDS: spent, DATA_SECONDS: loader.waited()}
+        progress.meter.add(outcome.figures | times)
+        if progress.step % self.cfg.log_every == 0 or progress.step == self.cfg.steps:
+            self._log(log)
+        if outcome.written:
+            self._finish_saving()
+        return outcome.asked
+
+    def _conclude(self, log: MetricsLog, asked: list[float]) -> None:
+        """After a step: evaluate, save, and stop if some rank was asked to."""
+        progress, improved = self.progress, False
+        if self._evaluation_is_due() and not any(asked):
+            improved, asked = self._evaluate(log)
+        stop = any(asked) and not self._is_done()
+        if progress.step % self.cfg.save_every == 0 or improved or self._is_done() or stop:
+            self._save()
+        if stop or self._is_done():
+            self._finish_saving()
+        if stop:
+            raise stopped(f"{self.job.task.name} is saved at step {progress.step}", asked)
+
+    def _evaluation_is_due(self) -> bool:
+        step = self.progress.step
+        at = step > 0 and (step % self.cfg.eval_every == 0 or step >= self.cfg.steps)
+        return at and self.progress.evaluated < step
+
+    def _is_done(self) -> bool:
+        ended = self.progress.step >= self.cfg.steps and not self._evaluation_is_due()
+        return ended or 0 < self.cfg.patience <= self.progress.stale
 
     def _log(self, log: MetricsLog) -> None:
         progress = self.progress
-        samples = progress.meter.count * self.cfg.batch
-        figures = progress.meter.take()
-        spent = figures.pop("step_seconds") * samples / self.cfg.batch
-        figures |= {"images_per_s": samples / spent, "seconds": progress.seconds}
+        steps, means = progress.meter.count, progress.meter.take()
+        for name in set(COUNTS) & set(means):
+            means[name] *= steps
+        figures = self.telemetry.figures(means, progress.step) | {"seconds": progress.seconds}
         log.write("log", progress.step, figures)
         self._tell("log", figures)
 
-    def _evaluate(self, log: MetricsLog) -> bool:
+    def _evaluate(self, log: MetricsLog) -> tuple[bool, list[float]]:
         """Evaluate the averaged weights on rank 0; keep them when they are the best so far.
 
-        Returns whether they are. Raises NumericsError when a figure is not finite.
+        Returns whether they are, and the flags of a request to stop that came meanwhile. Raises
+        NumericsError when a figure is not finite.
         """
         job, progress = self.job, self.progress
-        whole = job.backend.gather(self.ema.average)
-        metrics = only_main(job.world, lambda: self._evaluate_here(whole))
-        broken = [name for name, figure in metrics.items() if not math.isfinite(figure)]
-        if broken:
-            raise NumericsError(
-                f"{job.task.name}: {', '.join(broken)} of the evaluation at step {progress.step} "
-                "is NaN or infinite",
-                hint=f"{OTHER_JOB}; or resume from an older step, see mmprod ckpt ls",
-            )
-        value = job.task.better(metrics, progress.step)
-        improved = progress.best is None or value > progress.best
-        if improved:
-            progress.best, progress.best_step, progress.best_metrics = value, progress.step, metrics
-            progress.stale = 0
-            only_main(job.world, self._write_weights)
-        else:
-            progress.stale += 1
+        with self._phase("evaluation"):
+            weights = job.backend.gather(self.ema.average)
+            path = layout.sample_path(job.folder, progress.step)
+            with self._rescuing():
+                metrics = evaluate_or_give_up(
+                    job.world,
+                    job.stop,
+                    lambda: evaluate_weights(job.task, job.eval_model, weights, path),
+                )
+            if metrics is None:
+                return False, add_over_ranks(job.world, job.stop.flags)
+            broken = [name for name, figure in metrics.items() if not math.isfinite(figure)]
+            if broken:
+                self._rescue()
+                good = self.saver.last_good
+                raise bad_evaluation(job.task.name, progress.step, broken, good)
+            value = job.task.better(metrics, progress.step)
+            improved = progress.best is None or value > progress.best
+            if improved:
+                progress.best, progress.best_metrics = value, metrics
+                progress.best_step, progress.stale = progress.step, 0
+                with self._rescuing():
+                    only_main(job.world, self._write_weights)
+            else:
+                progress.stale += 1
+            progress.evaluated = progress.step
         log.write("eval", progress.step, {**metrics, "seconds": progress.seconds})
+        log.picture(progress.step, path)
         self._tell("eval", metrics)
-        return improved
+        return improved, [0.0, 0.0]
 
-    def _evaluate_here(self, whole: dict[str, torch.Tensor]) -> dict[str, float]:
-        job = self.job
-        model = self._whole_model()
-        fill(model, whole, job.task.model)
-        evaluation: Evaluation = job.task.evaluate(model)
-        path = layout.sample_path(job.folder, self.progress.step)
-        with atomic_path(path) as temporary:
-            Image.fromarray(evaluation.picture).save(temporary, format="PNG")
-        return evaluation.metrics
+    def _has_weights(self) -> bool:
+        return (self.job.folder / layout.WEIGHTS).is_file()
 
     def _write_weights(self) -> None:
         task = self.job.task
         path = self.job.folder / layout.WEIGHTS
-        write_weights(path, task.core(self._whole_model()), task.codebook)
-
-    def _whole_model(self) -> nn.Module:
-        if self.job.eval_model is None:
-            raise ValueError("rank 0 needs an eval_model")
-        return self.job.eval_model
+        write_weights(path, task.core(whole(self.job.eval_model)), task.codebook)
 
     def _save(self) -> None:
-        save_checkpoint(
-            self.trained, self.job.folder, self.progress, self.job.identity, self.cfg.keep
-        )
-        self._tell("save", {})
+        self._finish_saving()
+        self.watchdog.beat("save", self.progress.step)
+        if self.job.chaos is not None:
+            self.job.chaos.enter("save", self.progress.step)
+        self.saving = self.progress.step
+        self.saver.save(self.progress)
+        if not self.saver.pending:
+            self._saved()
 
-    def _tell(self, kind: Kind, metrics: dict[str, float]) -> None:
+    def _finish_saving(self) -> None:
+        """Make what a thread writes the newest checkpoint."""
+        if self.saver.pending:
+            self.watchdog.beat("save", self.progress.step)
+            self.saver.finish()
+            self._saved()
+
+    @contextlib.contextmanager
+    def _rescuing(self) -> Iterator[None]:
+        """What fails on all ranks alike within does not cost the save that is pending."""
+        try:
+            yield
+        except (MmprodError, OSError):
+            self._rescue()
+            raise
+
+    def _rescue(self) -> None:
+        """`_finish_saving` on the way out: its own failure is told, and hides no other."""
+        try:
+            self._finish_saving()
+        except (MmprodError, OSError) as error:
+            logger.error("the pending checkpoint was lost: %s", error)
+
+    def _saved(self) -> None:
+        if self.job.chaos is not None:
+            self.job.chaos.leave("save")
+        self.watchdog.saved = True
+        self._tell("save", {}, self.saving)
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """What the watchdog and a chaos run go by."""
+        self.watchdog.beat(name, self.progress.step)
+        if self.job.chaos is not None:
+            self.job.chaos.enter(name, self.progress.step)
+        yield
+        if self.job.chaos is not None:
+            self.job.chaos.leave(name)
+
+    def _tell(self, kind: Kind, metrics: dict[str, float], step: int | None = None) -> None:
         if self.job.on_event is not None and self.job.world.is_main:
-            self.job.on_event(
-                Event(self.job.task.name, self.progress.step, self.cfg.steps, metrics, kind)
-            )
-
-
-def train_step(job: StageJob, shares: Shares, step: int) -> StepOutcome:
-    """One optimizer step on the `step`-th global batch.
-
-    The state after it is a function of the state before and `step`.
-    """
-    cfg, task, backend = job.cfg, job.task, job.backend
-    started = time.perf_counter()
-    torch.manual_seed(mixed_seed(cfg.seed, step, "torch"))  # the same on all ranks; nothing to save
-    parts = shares.of(step, task.size, task.weights)
-    sums: dict[str, torch.Tensor] = {}
-    for share in parts:
-        batch = task.batch(share)
-        losses = task.losses(backend.forward(*batch), batch, step)
-        backend.backward(losses["loss"])
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value.detach().double() / len(parts)
-    values = torch.stack(list(sums.values())).tolist()
-    sick = not all(math.isfinite(value) for value in values)
-    *totals, sick_ranks, stopping = add_over_ranks(
-        job.world, [*values, float(sick), float(bool(job.stop.received))]
-    )
-    if sick_ranks:
-        _raise_numerics(job, step, parts if sick else [], "loss")
-    rate = learning_rate(cfg, step)
-    norm = backend.step(rate)
-    if not math.isfinite(norm):
-        _raise_numerics(job, step, parts, "gradient norm")
-    figures = {name: total / job.world.size for name, total in zip(sums, totals, strict=True)}
-    figures |= {**task.after_step(), "lr": rate, "grad_norm": norm}
-    return StepOutcome({**figures, "step_seconds": time.perf_counter() - started}, stopping > 0)
-
-
-def _raise_numerics(job: StageJob, step: int, parts: list[Share], what: str) -> NoReturn:
-    """Name the step and the samples of every rank concerned. No weight was updated."""
-    mine = [key for share in parts for key in job.task.keys(share.indices)]
-    keys = [key for part in gather(job.world, mine) for key in part]
-    shown = ", ".join(keys[:16]) + (f" and {len(keys) - 16} more" if len(keys) > 16 else "")
-    raise NumericsError(
-        f"{job.task.name}: the {what} is NaN or infinite at step {step + 1}; samples: {shown}",
-        hint=f"look at these samples; or {OTHER_JOB}",
-    )
-
-
-@torch.no_grad()
-def fill(model: nn.Module, weights: dict[str, torch.Tensor], live: nn.Module) -> None:
-    """Give `model` the whole `weights` and the buffers of `live`; frozen parameters stay as they
-    are. It ends in eval mode.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parameter.copy_(weights[name])
-    buffers = dict(live.named_buffers())
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
-    model.eval()
-
-
-def write_weights(path: Path, model: nn.Module, codebook: Mapping[str, Any]) -> None:
-    """Parameters and buffers as safetensors, atomically. `codebook`: see `Task`; its metadata (one
-    entry: safetensors keeps no order of several, and equal weights shall have equal hashes).
-    """
-    tensors = {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in model.state_dict().items()
-    }
-    with atomic_path(path) as temporary:
-        about = {layout.CODEBOOK: json.dumps(codebook, sort_keys=True)} if codebook else None
-        save_file(tensors, temporary, metadata=about)
+            after = self.progress.step if step is None else step
+            self.job.on_event(Event(self.job.task.name, after, self.cfg.steps, metrics, kind))

@@ -1,9 +1,10 @@
-"""Metrics as data: `metrics.jsonl`, one JSON object per line, and the same figures for TensorBoard.
+"""Metrics as data: `metrics.jsonl`, one JSON object per line, and the same figures for every sink.
 
-{"kind": "log", "step", losses..., "lr", "grad_norm", "images_per_s", "seconds"}
+{"kind": "log", "step", losses..., "lr", "grad_norm", speed and memory (telemetry.py)..., "seconds"}
                                  means since the previous log line
 {"kind": "eval", "step", metrics of the averaged weights..., "seconds"}
-A run that resumes at step s drops the lines after s, which it will write again.
+A run that resumes at step s drops the lines after s, which it will write again. docs/monitoring.md
+describes every key.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from mmprod.errors import IntegrityError
 from mmprod.manifest import write_text
+from mmprod.training.sinks import Background, open_sinks
+from mmprod.training.telemetry import Monitoring
 
 FILE = "metrics.jsonl"
 
@@ -50,31 +51,46 @@ class Meter:
 
 
 class MetricsLog:
-    """Appends to a stage folder's metrics.jsonl and TensorBoard events.
+    """Appends to a stage folder's metrics.jsonl and hands the same to the sinks.
 
     Does nothing on ranks other than 0.
     """
 
-    def __init__(self, folder: Path, *, from_step: int, enabled: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        from_step: int,
+        enabled: bool,
+        monitoring: Monitoring | None = None,
+        evaluated: int | None = None,
+    ) -> None:
+        """`evaluated`: the last step whose evaluation is not made again (default: `from_step`)."""
         self._path = folder / FILE
-        self._writer: SummaryWriter | None = None
+        self._enabled = enabled
+        self._sinks: list[Background] = []
         if enabled:
             folder.mkdir(parents=True, exist_ok=True)
-            _drop_after(self._path, from_step)
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+            _drop_after(self._path, from_step, from_step if evaluated is None else evaluated)
+            self._sinks = open_sinks(monitoring or Monitoring(), folder, from_step)
 
     def write(self, kind: str, step: int, figures: dict[str, float]) -> None:
         """One line, on disk when this returns to the loop.
 
         NaN and infinity are refused (ValueError: a bug).
         """
-        if self._writer is None:
+        if not self._enabled:
             return
         line = json.dumps({"kind": kind, "step": step, **figures}, allow_nan=False)
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
-        for name, value in figures.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, step)
+        for sink in self._sinks:
+            sink.figures(kind, step, figures)
+
+    def picture(self, step: int, path: Path) -> None:
+        """Show the samples of an evaluation, a PNG file that stays, in the sinks."""
+        for sink in self._sinks:
+            sink.picture(step, path)
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -85,8 +101,8 @@ class MetricsLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for sink in self._sinks:
+            sink.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -106,6 +122,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         raise IntegrityError(f"{path} has a line that is not JSON: {error}", hint=hint) from error
 
 
-def _drop_after(path: Path, step: int) -> None:
-    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+def _drop_after(path: Path, step: int, evaluated: int) -> None:
+    lines = read_metrics(path.parent)
+    kept = [x for x in lines if x["step"] <= (evaluated if x["kind"] == "eval" else step)]
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

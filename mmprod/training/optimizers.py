@@ -15,12 +15,11 @@ from torch import nn
 
 from mmprod.config.schema import TrainConfig
 from mmprod.errors import ConfigError
+from mmprod.models.hidden import SMALLEST_SIDE, hidden_matrices
 from mmprod.training.backend import parameter_groups
 
 logger = logging.getLogger(__name__)
 
-SMALLEST_SIDE = 32
-"""a linear map with a side below this is no hidden matrix and stays with AdamW"""
 MOMENTUM = 0.95
 
 
@@ -66,14 +65,3 @@ def _for_muon(model: nn.Module, asked: str) -> list[torch.Tensor]:
         "optimizer %s: muon moves %d of %d matrices, adamw the rest", asked, len(hidden), matrices
     )
     return hidden
-
-
-def hidden_matrices(model: nn.Module) -> list[torch.Tensor]:
-    """Weights of linear layers with both sides of hidden size."""
-    return [
-        module.weight
-        for module in model.modules()
-        if isinstance(module, nn.Linear)
-        and module.weight.requires_grad
-        and min(module.weight.shape) >= SMALLEST_SIDE
-    ]

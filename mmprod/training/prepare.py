@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,11 @@ from mmprod.data.tokenizer import Tokenizer, train_tokenizer
 from mmprod.errors import ConfigError
 from mmprod.manifest import sha256_bytes, sha256_file, write_text
 from mmprod.training.distributed import World, only_main
+from mmprod.training.stopping import StopRequest, only_main_until_stopped
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SPLITS = ("train", "val")
 SHOWN = 5
@@ -51,18 +55,25 @@ class Prepared:
 
     @property
     def config_sha256(self) -> str:
-        return sha256_bytes(self.config.model_dump_json().encode())
+        """Of everything that decides what is trained; where figures go may change on the way."""
+        return sha256_bytes(self.config.model_dump_json(exclude={"log"}).encode())
 
 
-def prepare(config: Config, root: Path, world: World, stages: Sequence[str]) -> Prepared:
+def prepare(
+    config: Config, root: Path, world: World, stages: Sequence[str], stop: StopRequest
+) -> Prepared:
     """Make or check the run folder for `stages`; rank 0 writes and checks hashes, all ranks open.
 
-    Raises ConfigError, IntegrityError.
+    Raises ConfigError, IntegrityError; Preempted when asked to stop meanwhile.
     """
+
+    def unless_stopped(action: Callable[[], T]) -> T:
+        return only_main_until_stopped(world, stop, action, "what was prepared so far is kept")
+
     only_main(world, lambda: _claim(config, root))
-    data = only_main(world, lambda: _data(config, root))
+    data = unless_stopped(lambda: _data(config, root))
     folder = root / data
-    only_main(world, lambda: _verify(folder))
+    unless_stopped(lambda: _verify(folder))
     splits = {name: open_split(folder, name) for name in SPLITS}
     if splits["train"].size != config.data.image_size:
         raise ConfigError(
@@ -76,8 +87,8 @@ def prepare(config: Config, root: Path, world: World, stages: Sequence[str]) -> 
                 f"the split {name} of {folder} is empty", hint="prepare more pictures"
             )
     if "fusion" in stages:
-        only_main(world, lambda: check_captions(splits, config.data.languages))
-    only_main(world, lambda: _tokenizer(config, root, splits["train"]))
+        unless_stopped(lambda: check_captions(splits, config.data.languages))
+    unless_stopped(lambda: _tokenizer(config, root, splits["train"]))
     tokenizer = Tokenizer.load(root / layout.TOKENIZER)
     dims = config.dims(tokenizer.vocab_size)
     hashes = data_fingerprint(folder), sha256_file(root / layout.TOKENIZER)
@@ -102,7 +113,7 @@ def _claim(config: Config, root: Path) -> None:
         changed = [
             f"{key} (was {before[key]!r}, now {now[key]!r})"
             for key in now
-            if before[key] != now[key]
+            if before[key] != now[key] and not key.startswith("log.")
         ]
         if changed:
             raise ConfigError(

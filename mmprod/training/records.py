@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmprod.errors import ConfigError, IntegrityError
 from mmprod.manifest import FileEntry, read_json, sha256_bytes, verify_files, write_json
 from mmprod.training.events import StageResult
 from mmprod.training.prepare import Prepared
+from mmprod.training.trackers import IDS
 
 FORMAT = 1
 _HINT = "train this stage anew with --resume never"
@@ -74,6 +76,24 @@ def finish_stage(prepared: Prepared, result: StageResult, files: Mapping[str, st
             "weights": FileEntry.of(folder, folder / layout.WEIGHTS).as_dict(),
         },
     )
+
+
+def clear_stage(folder: Path) -> None:
+    """Remove what an earlier training of this stage left (files of this program only)."""
+    for name in (layout.CHECKPOINTS, "tensorboard", "samples"):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+    files = (layout.METRICS, layout.WEIGHTS, layout.STAGE, layout.INIT, layout.CURVES, IDS)
+    for name in files:
+        (folder / name).unlink(missing_ok=True)
+
+
+def unfinish_stage(root: Path, stage: str) -> None:
+    """A run with run.json is whole, a stage with config.json is finished: neither is true from now
+    on.
+    """
+    (root / layout.RUN).unlink(missing_ok=True)
+    (root / stage / layout.STAGE).unlink(missing_ok=True)
 
 
 def finish_run(prepared: Prepared) -> None:

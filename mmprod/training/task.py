@@ -50,9 +50,10 @@ class Task(Protocol):
     def keys(self, indices: Indices) -> list[str]:
         """Names of samples, for error messages."""
 
-    def after_step(self) -> dict[str, float]:
+    def after_step(self, *, learn: bool = True) -> dict[str, float]:
         """Runs after each optimizer step on all ranks (codebook, discriminator); returns readouts,
-        equal on all ranks.
+        equal on all ranks. Without `learn` the batch was not learned from, and nothing moves here
+        either. Raises NumericsError, on all ranks alike.
         """
 
     def state(self) -> dict[str, Tensor]:
@@ -62,6 +63,9 @@ class Task(Protocol):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `state` gave. Raises IntegrityError when it does not fit."""
+
+    def beside(self) -> list[Tensor]:
+        """The tensors of networks beside the model on the device, to be counted."""
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Evaluate a copy of `model` in eval mode, fp32. Deterministic."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from mmprod.models.quantizers.book import Rules
 from mmprod.models.quantizers.spherical import SphericalQuantizer
 from tools.bench import __main__ as bench
 from tools.bench import codec, measure, quantizers
@@ -58,7 +60,7 @@ def test_our_quantizers_run_and_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantizers, "SHAPE", (4, quantizers.DIM, 4, 4))
     for build in (quantizers.spherical, quantizers.euclid):
         build()()
-    quantizer = SphericalQuantizer(32, quantizers.DIM, decay=0.9, commitment=0.25, restart=True)
+    quantizer = SphericalQuantizer(32, quantizers.DIM, Rules(0.9, True, unit=True), commitment=0.25)
     before = quantizer.book.codes.clone()
     quantizers._ours(quantizer)()
     assert int(quantizer.updates) == 1 and not torch.equal(quantizer.book.codes, before)
@@ -113,3 +115,37 @@ def test_a_busy_machine_is_named() -> None:
 def test_an_unknown_figure_of_the_process_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="VmNothing"):
         measure._status("VmNothing")
+
+
+def test_blocks_of_both_loops_are_timed_in_turn(tmp_path: Path) -> None:
+    from mmprod.training.loop import train_stage
+    from tests.training.tiny import make_job, tiny_config
+    from tools.bench import loop
+
+    made: list[int] = []
+
+    class Other:
+        def run(self) -> None:
+            made.append(1)
+            time.sleep(0.05)
+
+    job = make_job(tiny_config(steps=3 * loop.STEPS), tmp_path)
+    clock = loop.hold_after_blocks(job.task, Other())  # type: ignore[arg-type]
+    train_stage(job)
+    assert len(made) == 3
+    assert len(clock.ours) == len(clock.bare) == 2
+    assert all(0.05 <= wall < 0.5 for wall, _ in clock.bare)
+    assert clock.step_ms("bare") == pytest.approx(50 / loop.STEPS, rel=0.5)
+    assert loop.Clock([(2.0, 1.0)], [(1.0, 1.0)]).ratio == 2.0
+
+
+def test_pictures_of_a_folder_become_what_was_drawn(tmp_path: Path) -> None:
+    from mmprod.data.avatars import prepare_avatars
+    from mmprod.data.folder import prepare_folder
+    from mmprod.data.store import open_split
+    from tools.bench import waiting
+
+    prepare_avatars(tmp_path / "drawn", count=40, size=16, seed=0, variants=1)
+    waiting.write_folder(tmp_path / "drawn", tmp_path / "pictures")
+    prepare_folder(tmp_path / "pictures", tmp_path / "data", size=16, seed=0)
+    assert len(open_split(tmp_path / "data", "train")) > 20

@@ -20,7 +20,7 @@ from mmprod.errors import IntegrityError
 from mmprod.manifest import FileEntry
 from mmprod.models.codec import build_codec
 from mmprod.models.fusion import build_fusion
-from mmprod.training.loop import write_weights
+from mmprod.training.evaluating import write_weights
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 from collections.abc import Callable
 from typing import Annotated
 
@@ -24,6 +25,7 @@ EXPECTED = {
     errors.BudgetMissed: 6,
     errors.NumericsError: 7,
     errors.Preempted: 75,
+    errors.Interrupted: 130,
 }
 
 
@@ -154,7 +156,7 @@ def test_other_ranks_say_it_in_one_line(
     assert code_of(app_that(raising(errors.ConfigError("no", hint="yes"))), "act", "--json") == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "[rank 3] error: no\n"
+    assert captured.err == f"[rank 3 {socket.gethostname()}] error: no\n"
 
 
 @pytest.mark.parametrize(

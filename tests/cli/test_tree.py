@@ -52,8 +52,8 @@ def test_tree_has_what_the_documentation_promises() -> None:
     promised = (
         "doctor", "demo", "config show", "config validate", "config schema",
         "data prepare avatars", "data prepare folder", "data prepare emoji", "data stats",
-        "data verify", "train", "codec sweep", "codec rate", "ckpt ls",
-        "ckpt verify", "eval", "export", "build", "parity run",
+        "data verify", "plan", "train", "codec sweep", "codec rate", "ckpt ls",
+        "ckpt verify", "ckpt consolidate", "ckpt convert", "eval", "export", "build", "parity run",
         "parity selftest", "parity sabotage", "bundle inspect", "bundle verify", "generate",
         "caption", "compress", "decompress",
     )  # fmt: skip

@@ -37,7 +37,7 @@ def failure(name: str, *overrides: str) -> ConfigError:
 
 
 def test_presets_are_known_by_name() -> None:
-    assert preset_names() == ["tiny", "small", "base", "large", "article"]
+    assert preset_names() == ["tiny", "small", "base", "large", "cluster", "article", "photographs"]
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,9 +19,14 @@ from torch import nn
 from mmprod.config.schema import TrainConfig
 from mmprod.models.quantizers.build import build_quantizer
 from mmprod.training.backend import Backend, named_weights
+from mmprod.training.checkpointing import Identity, find_checkpoint, load_checkpoint
 from mmprod.training.deepspeed_backend import DeepSpeedBackend
 from mmprod.training.deepspeed_config import read_deepspeed, resolve
 from mmprod.training.distributed import World, join, leave
+from mmprod.training.ema import Ema
+from mmprod.training.progress import Progress
+from mmprod.training.saving import Saver
+from mmprod.training.snapshot import Trained
 from tests.models.kinds import small
 from tests.training.ranks import digest
 
@@ -84,6 +90,31 @@ class Run:
                     self.restarts[kind] += readout["restarts"]
         return self
 
+    def save(self, folder: Path, step: int) -> Run:
+        trained, identity = self._trained()
+        Saver(trained, folder, identity, self.cfg).save(Progress(step=step))
+        return self
+
+    def load(self, folder: Path) -> Run:
+        trained, identity = self._trained()
+        found = find_checkpoint(self.world, folder, identity, "auto")
+        assert found is not None
+        load_checkpoint(trained, found)
+        return self
+
+    def _trained(self) -> tuple[Trained, Identity]:
+        assert self.backend is not None
+        task: Any = SimpleNamespace(
+            model=self.model,
+            codebook={},
+            core=lambda model: model,
+            state=dict,
+            load_state=lambda state: None,
+        )
+        average = Ema(self.backend.weights(), 0.9)
+        identity = Identity("codec", "", "", "", self.backend.identity)
+        return Trained(self.backend, average, self.world, task), identity
+
     def report(self) -> dict[str, Any]:
         """Hashes of every quantizer's buffers on this rank and, on rank 0, of the weights."""
         assert self.backend is not None
@@ -110,17 +141,16 @@ def main(order_path: Path) -> None:
     world, folder = join(group=True), order_path.parent
     raw = read_deepspeed(Path(order["file"]))
     results = {}
-    run = Run(raw, world).start().train(0, order["saved"])
-    assert run.backend is not None
-    run.backend.save(folder / "saved")
+    run = Run(raw, world).start().train(0, order["saved"]).save(folder / "saved", order["saved"])
     results["straight"] = run.train(order["saved"], order["steps"]).report()
     whole = run.whole()
     if world.is_main:
         torch.save(whole, folder / "whole.pt")
-    again = Run(raw, world).start()
-    assert again.backend is not None
-    again.backend.load(folder / "saved")
+    again = Run(raw, world).start().load(folder / "saved")
     results["resumed"] = again.train(order["saved"], order["steps"]).report()
+    if order.get("state"):
+        other = Run(raw, world).start().load(Path(order["state"]))
+        results["elsewhere"] = other.train(order["saved"], order["steps"]).report()
     if order.get("start"):
         moved = Run(raw, world)
         given = torch.load(order["start"], weights_only=True)

@@ -18,6 +18,7 @@ TRAIN = {
 def mini_config(**sections: dict[str, object]) -> Config:
     """The job; `sections` change single values, e.g. `data={"flip": True}`."""
     values: dict[str, dict[str, object]] = {
+        "log": {},
         "data": {"count": 64, "image_size": 32, "text_length": 24, "vocabulary": 300},
         "codec": {"patch": 2, "channels": 8, "multipliers": (1, 2), "codebook_size": 32},
         "codec_train": dict(TRAIN),

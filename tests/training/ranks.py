@@ -74,22 +74,31 @@ def digest(tensors: dict[str, Any]) -> str:
     return total.hexdigest()
 
 
+def stored(step: Path, field: str) -> dict[str, Any]:
+    """One field of every parameter in a step folder, whole: weight, average or a moment."""
+    import torch
+
+    from mmprod.checkpoint.consolidate import open_step
+
+    opened = open_step(step)
+    return {
+        name: torch.from_numpy(opened.field(whole, field)) for name, whole in opened.index.items()
+    }
+
+
 def report(job: Any, losses: list[float]) -> dict[str, Any]:
     """What is compared: losses, codebook, and weights and averages of the last step.
 
     Not model.safetensors, which is written only where an evaluation is the best so far. Whole
     weights on rank 0: a shard of ZeRO-3 ends in padding, which nobody initialises or reads.
     """
-    from safetensors.torch import load_file
-
     last = sorted(job.folder.glob("checkpoints/step-*"))[-1]
     assert int(last.name.removeprefix("step-")) == job.cfg.steps
-    ema = f"ema-{job.world.rank:05d}" if job.backend.sharded else "ema"
     return {
         "losses": losses,
         "buffers": digest(dict(job.task.model.named_buffers())),
         "weights": digest(job.backend.gather(job.backend.weights())),
-        "averages": digest(job.backend.gather(load_file(last / f"{ema}.safetensors"))),
+        "averages": digest(stored(last, "average")),
         "beside": digest(job.task.state()),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from mmprod.training.adversary import BETAS, LECAM_WEIGHT, RATE, Adversary
 from mmprod.training.loop import train_stage
 from mmprod.training.metrics import Meter, read_metrics
 from mmprod.training.schedule import learning_rate
+from mmprod.training.shares import Shares
 from mmprod.training.task import Evaluation
 from tests.models.test_perceptual import vgg16
 from tests.training.tiny import ALONE, codec_task, make_job, tiny_config, with_codec
@@ -115,10 +117,48 @@ def test_a_broken_gradient_moves_nothing() -> None:
     adversary = build()
     adversary.losses(pictures(0) * torch.nan, pictures(1), 30)
     before = {n: p.detach().clone() for n, p in adversary.discriminator.named_parameters()}
-    with pytest.raises(NumericsError, match="at step 31"):
+    with pytest.raises(NumericsError, match="gradient of the discriminator is NaN"):
         adversary.update()
     for name, p in adversary.discriminator.named_parameters():
         assert torch.equal(p, before[name]), name
+
+
+def test_a_batch_that_was_not_learned_from_moves_neither_discriminator_nor_codebook() -> None:
+    config = with_codec(tiny_config(), loss="natural", gan_weight=0.1, gan_start=0.0)
+    task = codec_task(config)
+    task.model.train()
+
+    def batch(number: int, *, learn: bool) -> dict[str, float]:
+        (share,) = Shares(0, 16, 0, 1).of(number, task.size, None)
+        given = task.batch(share)
+        task.losses(task.model(*given), given, number)
+        return task.after_step(learn=learn)
+
+    def state() -> dict[str, torch.Tensor]:
+        found = dict(task.model.named_buffers()) | task.state()
+        return {name: tensor.clone() for name, tensor in found.items()}
+
+    assert batch(0, learn=True)
+    before = state()
+    assert batch(1, learn=False) == {}
+    assert task.after_step() == {}, "nothing of it is left for the next step"
+    after = state()
+    assert all(torch.equal(before[name], after[name]) for name in before | after)
+    assert {"usage", "accuracy"} <= batch(2, learn=True).keys()
+    assert not torch.equal(before["quantizer.rate"], state()["quantizer.rate"])
+
+
+def test_a_broken_gradient_of_the_discriminator_names_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_codec(tiny_config(), loss="natural", gan_weight=0.1, gan_start=0.0)
+    job = make_job(config, tmp_path)
+    parameter = next(job.task._adversary.discriminator.parameters())
+    calls = itertools.count(1)
+    parameter.register_hook(lambda g: g * torch.nan if next(calls) == 6 else g)
+    with pytest.raises(NumericsError, match=r"discriminator is NaN .* at step 6; samples: m"):
+        train_stage(job)
+    assert json.loads((tmp_path / "bad-batch.json").read_text())["last_good"].endswith("00000004")
 
 
 def test_bf16_stays_near_fp32() -> None:

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
+import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mmprod.checkpoint import list_steps, verify_step
-from mmprod.errors import ConfigError, IntegrityError
-from mmprod.training.checkpointing import (
-    Checkpoint,
-    Progress,
-    Trained,
-    check_identity,
-    find_checkpoint,
-    load_checkpoint,
-    rewind,
-    save_checkpoint,
-)
+from mmprod.checkpoint.steps import seal
+from mmprod.errors import ConfigError, IntegrityError, MmprodError
+from mmprod.manifest import FileEntry
+from mmprod.training import checkpointing
+from mmprod.training.checkpointing import find_checkpoint, load_checkpoint, rewind, together
 from mmprod.training.ema import Ema
+from mmprod.training.progress import Progress
+from mmprod.training.saving import Saver
+from mmprod.training.snapshot import Trained
+from tests.training.ranks import stored
 from tests.training.tiny import ALONE, make_job, tiny_config
+
+STATE = "state-00000.safetensors"
+
+
+def saver_of(job, trained, folder, **changes):
+    return Saver(trained, folder, job.identity, job.cfg.model_copy(update=changes))
 
 
 @pytest.fixture
 def saved(tmp_path):
     """A job with steps 1, 2, 3 saved; the best is step 1, two newest are kept."""
     job = make_job(tiny_config(), tmp_path)
-    trained = Trained(job.backend, Ema(job.backend.weights(), 0.9), ALONE)
+    trained = Trained(job.backend, Ema(job.backend.weights(), 0.9), ALONE, job.task)
+    saver = saver_of(job, trained, tmp_path)
     for step in (1, 2, 3):
-        progress = Progress(step=step, best=0.5, best_step=1)
-        save_checkpoint(trained, tmp_path, progress, job.identity, keep=2)
+        saver.save(Progress(step=step, best=0.5, best_step=1))
     return job, trained, tmp_path
 
 
@@ -39,6 +49,10 @@ def load(saved, resume="auto", **changes):
     job, trained, folder = saved
     found = find_checkpoint(ALONE, folder, replace(job.identity, **changes), resume)
     return load_checkpoint(trained, found) if found is not None else None
+
+
+def step_folder(saved, step):
+    return saved[2] / "checkpoints" / f"step-{step:08d}"
 
 
 def flip_a_bit(path):
@@ -52,33 +66,43 @@ def test_nothing_to_resume(tmp_path):
     assert find_checkpoint(ALONE, tmp_path, job.identity, "auto") is None
 
 
-def test_the_newest_and_the_best_are_kept(saved):
-    shutil.rmtree(saved[2] / "checkpoints" / "step-00000002")
-    job, trained, folder = saved
-    save_checkpoint(trained, folder, Progress(step=4, best=0.5, best_step=1), job.identity, keep=1)
-    steps = list_steps(folder)
-    assert [(s.step, s.complete, s.latest, s.best) for s in steps] == [
-        (1, True, False, True),
-        (4, True, True, False),
-    ]
-
-
 def test_resume_takes_the_newest(saved):
     assert load(saved).step == 3
     assert load(saved, "never") is None
 
 
 def test_resume_from_a_named_step(saved):
-    folder = saved[2] / "checkpoints" / "step-00000002"
+    folder = step_folder(saved, 2)
     assert load(saved, str(folder)).step == 2
-    flip_a_bit(folder / "torch.pt")
+    flip_a_bit(folder / STATE)
     with pytest.raises(IntegrityError):
         load(saved, str(folder))
 
 
-@pytest.mark.parametrize("name", ["torch.pt", "ema.safetensors", "manifest.json"])
+def test_everything_comes_back(saved):
+    """Weights, moments, averages, buffers, step counts: overwritten, then restored to the bit."""
+    job, trained, _ = saved
+    places = [t for f in job.backend.fragments().values() for t in f.fields.values()]
+    places += [*trained.ema.average.values(), *job.task.model.buffers()]
+    for index, place in enumerate(places):
+        place.fill_(index + 1)
+    scalars = {name: 7.0 for name in job.backend.scalars()}
+    job.backend.restored(scalars)
+    before = [place.clone() for place in places]
+    Saver(trained, saved[2], job.identity, job.cfg).save(Progress(step=4, best_step=1))
+    for place in places:
+        place.zero_()
+    job.backend.restored(dict.fromkeys(scalars, 0.0))
+    assert load(saved).step == 4
+    for place, value in zip(places, before, strict=True):
+        assert torch.equal(place, value)
+    assert job.backend.scalars() == scalars
+    assert "adamw.step" in scalars
+
+
+@pytest.mark.parametrize("name", [STATE, "buffers.safetensors", "manifest.json"])
 def test_a_damaged_step_is_passed_over_and_said_so(saved, caplog, name):
-    path = saved[2] / "checkpoints" / "step-00000003" / name
+    path = step_folder(saved, 3) / name
     path.write_text("{") if name == "manifest.json" else flip_a_bit(path)
     with caplog.at_level(logging.WARNING):
         assert load(saved).step == 2
@@ -86,9 +110,39 @@ def test_a_damaged_step_is_passed_over_and_said_so(saved, caplog, name):
     assert "step-00000003" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["manifest.json"])
-def test_an_unfinished_step_counts_for_nothing(saved, name):
-    (saved[2] / "checkpoints" / "step-00000003" / name).unlink()
+@pytest.mark.parametrize("name", ["progress", "scalars", "world"])
+def test_a_changed_manifest_is_damage(saved, caplog, name):
+    path = step_folder(saved, 3) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest[name] = {**manifest[name], "step": 7} if name == "progress" else {}
+    path.write_text(json.dumps(manifest))
+    with caplog.at_level(logging.WARNING):
+        assert load(saved).step == 2
+    assert "manifest.json was changed" in caplog.text
+
+
+def test_a_step_under_another_name_is_damage(saved):
+    step_folder(saved, 3).rename(step_folder(saved, 4))
+    (saved[2] / "checkpoints" / "latest").unlink()
+    assert load(saved).step == 2
+
+
+def test_an_unreadable_file_is_damage(saved, monkeypatch, caplog):
+    real = checkpointing.verify_files
+
+    def refuse(path, entries, **options):
+        if path.name == "step-00000003":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path / STATE))
+        real(path, entries, **options)
+
+    monkeypatch.setattr(checkpointing, "verify_files", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert load(saved).step == 2
+    assert "Input/output error" in caplog.text
+
+
+def test_an_unfinished_step_counts_for_nothing(saved):
+    (step_folder(saved, 3) / "manifest.json").unlink()
     assert load(saved).step == 2
 
 
@@ -104,7 +158,7 @@ def test_the_pointer_can_be_moved_back_by_hand(saved):
 
 def test_when_all_steps_are_damaged_training_does_not_start_afresh(saved):
     for step in list_steps(saved[2]):
-        flip_a_bit(step.path / "torch.pt")
+        flip_a_bit(step.path / STATE)
     with pytest.raises(IntegrityError, match="every checkpoint") as caught:
         load(saved)
     assert "--resume never" in caught.value.hint
@@ -113,50 +167,26 @@ def test_when_all_steps_are_damaged_training_does_not_start_afresh(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"world": 4}, "saved by 1 processes; there are 4 now"),
         ({"config": "other"}, "config"),
         ({"data": "other"}, "data"),
         ({"tokenizer": "other"}, "tokenizer: saved"),
-        ({"backend": "deepspeed zero-3 fp32"}, "backend: saved 'torch'"),
+        ({"backend": "adamw bf16"}, "backend: saved 'adamw fp32'"),
     ],
 )
 def test_another_job_is_refused(saved, change, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load(saved, **change)
-    assert caught.value.hint
-
-
-def test_another_world_size_names_the_one_it_needs(saved):
-    with pytest.raises(ConfigError) as caught:
-        load(saved, world=2)
-    assert "--nproc 1" in caught.value.hint
-
-
-def test_an_interrupted_save_leaves_nothing_that_is_read(saved, monkeypatch):
-    job, trained, folder = saved
-
-    def die(path):
-        (path / "torch.pt").write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(job.backend, "save", die)
-    with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(trained, folder, Progress(step=4), job.identity, keep=2)
-    assert [(s.step, s.complete) for s in list_steps(folder)][-1] == (4, False)
-    assert load(saved).step == 3
-    monkeypatch.undo()
-    save_checkpoint(trained, folder, Progress(step=4), job.identity, keep=2)
-    assert load(saved).step == 4
+    assert f"init_from={saved[2] / 'model.safetensors'}" in caught.value.hint
 
 
 def test_an_unknown_format_is_refused(saved):
-    path = saved[2] / "checkpoints" / "step-00000003"
+    path = step_folder(saved, 3)
     text = (path / "manifest.json").read_text()
-    for other in (1, 9):
-        (path / "manifest.json").write_text(text.replace('"format": 2', f'"format": {other}'))
-        with pytest.raises(IntegrityError, match=f"format {other}, this version reads 2") as caught:
+    for other in (1, 2, 9):
+        (path / "manifest.json").write_text(text.replace('"format": 3', f'"format": {other}'))
+        with pytest.raises(IntegrityError, match=f"format {other}, this version reads 3") as caught:
             verify_step(path)
-        assert "version of mmprod" in caught.value.hint
+        assert "init_from=" in caught.value.hint
 
 
 def test_other_files_to_learn_with_are_refused_by_what_they_hold(saved):
@@ -165,36 +195,10 @@ def test_other_files_to_learn_with_are_refused_by_what_they_hold(saved):
         load(saved, files={"perceptual": "0" * 64})
 
 
-def test_a_whole_state_goes_on_with_any_number_of_processes(saved):
-    """Others are refused with the number, and with the way there."""
-    path = saved[2] / "checkpoints" / "step-00000003"
-    wanted = replace(saved[0].identity, world=2, backend="deepspeed zero-0 fp32")
-    manifest = {"identity": asdict(replace(wanted, world=1))}
-    check_identity(Checkpoint(path, manifest), wanted)
-    with pytest.raises(ConfigError, match="config"):
-        check_identity(Checkpoint(path, manifest), replace(wanted, config="other"))
-    for backend in ("deepspeed zero-0 bf16", "deepspeed zero-1 fp32"):
-        divided = {"identity": asdict(replace(wanted, world=1, backend=backend))}
-        with pytest.raises(ConfigError, match="saved by 1 processes; there are 2 now") as caught:
-            check_identity(Checkpoint(path, divided), replace(wanted, backend=backend))
-        assert f"init_from={saved[2] / 'model.safetensors'}" in caught.value.hint
-
-
-def test_the_step_just_saved_is_kept_beside_newer_ones(saved):
-    job, trained, folder = saved
-    shutil.rmtree(folder / "checkpoints" / "step-00000001")
-    (folder / "checkpoints" / "best").unlink()
-    progress = Progress(step=1)
-    path = save_checkpoint(trained, folder, progress, job.identity, keep=2)
-    assert verify_step(path)["progress"]["step"] == 1
-    assert load(saved).step == 1
-
-
 def test_going_on_from_a_named_step_drops_the_newer_ones(saved):
     job, trained, folder = saved
-    progress = Progress(step=4, best=0.9, best_step=4)
-    save_checkpoint(trained, folder, progress, job.identity, keep=9)
-    named = str(folder / "checkpoints" / "step-00000002")
+    saver_of(job, trained, folder, keep=9).save(Progress(step=4, best=0.9, best_step=4))
+    named = str(step_folder(saved, 2))
     found = find_checkpoint(ALONE, folder, job.identity, named)
     assert [s.step for s in list_steps(folder)] == [1, 2, 3, 4], "finding must change nothing"
     rewind(folder, found)
@@ -203,3 +207,64 @@ def test_going_on_from_a_named_step_drops_the_newer_ones(saved):
         (2, True, False),
     ]
     assert load(saved).step == 2
+
+
+def forge(saved, change):
+    """Change the tensors and fragments of step 3's state file, with hashes that fit."""
+    path = step_folder(saved, 3)
+    with safe_open(path / STATE, "pt") as file:
+        fragments = json.loads(file.metadata()["fragments"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(fragments, tensors)
+    save_file(tensors, path / STATE, metadata={"fragments": json.dumps(fragments)})
+    manifest = json.loads((path / "manifest.json").read_text())
+    entry = FileEntry.of(path, path / STATE).as_dict()
+    manifest["files"] = [entry if e["path"] == STATE else e for e in manifest["files"]]
+    (path / "manifest.json").write_text(json.dumps(seal(manifest)))
+
+
+def first(fragments):
+    return sorted(fragments)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f, t: f[first(f)].__setitem__(0, 5), "elements 0 to 5 of .* are missing"),
+        (lambda f, t: f[first(f)].__setitem__(1, 3), "the state files hold 3 elements of"),
+        (lambda f, t: f.pop(first(f)), "other parameters than are trained now: "),
+        (lambda f, t: t.pop("exp_avg/" + first(f)), "cannot be read: .*exp_avg/"),
+    ],
+    ids=["gap", "short", "absent", "moment"],
+)
+def test_state_that_does_not_cover_a_parameter_names_it(saved, change, message):
+    name = sorted(saved[0].backend.fragments())[0]
+    forge(saved, change)
+    with pytest.raises(IntegrityError, match=message) as caught:
+        load(saved)
+    assert name in caught.value.message
+
+
+def test_state_that_is_there_twice_names_the_parameter(saved):
+    path = step_folder(saved, 3)
+    shutil.copy(path / STATE, path / "state-00001.safetensors")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"].append(FileEntry.of(path, path / "state-00001.safetensors").as_dict())
+    (path / "manifest.json").write_text(json.dumps(seal(manifest)))
+    with pytest.raises(IntegrityError, match="are there twice"):
+        load(saved)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_not_read(saved):
+    path = step_folder(saved, 3)
+    shutil.copy(path / STATE, path / "state-00001.safetensors")
+    assert load(saved).step == 3
+    assert stored(path, "weight")
+
+
+def test_together_raises_what_went_wrong():
+    assert together(ALONE, lambda: 3) == [3]
+    for error in (OSError(28, "No space left on device", "x"), MmprodError("y")):
+        with pytest.raises(type(error)) as caught:
+            together(ALONE, lambda error=error: (_ for _ in ()).throw(error))
+        assert caught.value is error

@@ -12,7 +12,6 @@ from mmprod.config.load import configs_dir
 from mmprod.config.schema import TrainConfig
 from mmprod.errors import ConfigError
 from mmprod.training.deepspeed_config import read_deepspeed, resolve
-from mmprod.training.deepspeed_keys import REFUSED, SECTIONS, TOP
 
 FP32 = TrainConfig(batch=32, precision="fp32", lr=3e-4, clip=0.5)
 BF16 = TrainConfig(batch=32, precision="bf16")
@@ -20,7 +19,16 @@ SHIPPED = sorted((configs_dir() / "deepspeed").glob("*.json"), key=lambda path: 
 
 
 def test_the_shipped_files_are_there():
-    assert [path.stem for path in SHIPPED] == ["zero0", "zero1", "zero2", "zero3", "zero3-offload"]
+    assert [path.stem for path in SHIPPED] == [
+        "huggingface",
+        "zero0",
+        "zero1",
+        "zero1-offload",
+        "zero2",
+        "zero2-offload",
+        "zero3",
+        "zero3-offload",
+    ]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -32,9 +40,10 @@ def test_a_shipped_file_resolves_completely(path, cfg):
     assert resolved.config["gradient_clipping"] == cfg.clip
     assert resolved.config["train_micro_batch_size_per_gpu"] == 16
     assert resolved.config["optimizer"]["params"]["lr"] == cfg.lr
-    assert resolved.stage == int(path.stem[4])
+    assert resolved.stage == (2 if path.stem == "huggingface" else int(path.stem[4]))
     assert resolved.offload == path.stem.endswith("offload")
-    assert resolved.bf16_weights == (resolved.offload and cfg is BF16)
+    keeps_bf16 = cfg is BF16 and path.stem in ("huggingface", "zero3-offload")
+    assert resolved.weights == ("bf16" if keeps_bf16 else "fp32")
     assert ("torch_adam" in resolved.config["optimizer"]["params"]) != resolved.offload
 
 
@@ -58,7 +67,8 @@ def test_the_callers_dictionary_is_left_alone():
         ({"zero_optimisation": {}}, "'zero_optimisation'", "did you mean zero_optimization?"),
         ({"zero_optimization": {"stages": 1}}, "'zero_optimization.stages'", "stage?"),
         ({"optimizer": {"params": {"lrr": 1}}}, "'optimizer.params.lrr'", "lr?"),
-        ({"scheduler": {"type": "WarmupLR"}}, "'scheduler' cannot", "warmup"),
+        ({"scheduler": {"param": {}}}, "'scheduler.param'", "params?"),
+        ({"lr": 1}, "'lr'", "optimizer.params"),
         ({"zero_optimization": 3}, "must be an object", ""),
     ],
 )
@@ -90,18 +100,19 @@ def test_broken_files_are_refused(tmp_path, text, message):
         ({"gradient_clipping": 1.0}, FP32, 1, "gradient_clipping = 1.0"),
         ({"optimizer": {"params": {"lr": 1.0}}}, FP32, 1, "optimizer.params.lr = 1.0"),
         ({"optimizer": {"type": "Lion"}}, FP32, 1, "Lion"),
+        ({"scheduler": {"type": "OneCycle"}}, FP32, 1, "OneCycle"),
         ({}, FP32, 3, "does not divide"),
         ({"gradient_accumulation_steps": 5}, FP32, 2, "does not divide"),
         (
             {"train_micro_batch_size_per_gpu": 3, "gradient_accumulation_steps": 4},
             FP32,
             1,
-            "is not 1 processes",
+            "is not 1 process x",
         ),
         ({"gradient_accumulation_steps": 0}, FP32, 1, "is 0"),
         ({"zero_optimization": {"stage": 4}}, FP32, 1, "stage is 4"),
-        ({"zero_optimization": {"stage": True}}, FP32, 1, "stage is True"),
-        ({"bf16": {"enabled": True}}, FP32, 1, "enables bf16"),
+        ({"zero_optimization": {"stage": True}}, FP32, 1, "stage is true"),
+        ({"bf16": {"enabled": True}}, FP32, 1, "bf16.enabled = true"),
         ({"bf16": {"enabled": True}}, BF16, 1, "stage 0"),
         ({"fp16": {"enabled": True}}, FP32, 1, "fp16"),
         ({"data_types": {"grad_accum_dtype": "auto"}}, FP32, 1, "data_types.grad_accum_dtype"),
@@ -109,7 +120,7 @@ def test_broken_files_are_refused(tmp_path, text, message):
             {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}},
             FP32,
             1,
-            "'nvme'",
+            '"nvme"',
         ),
     ],
 )
@@ -123,29 +134,6 @@ def test_micro_batches_give_the_accumulation():
     resolved = resolve({"train_micro_batch_size_per_gpu": 4}, FP32, world=2)
     assert resolved.accumulation == 4
     assert resolved.config["gradient_accumulation_steps"] == 4
-
-
-@pytest.mark.slow
-def test_every_key_exists_in_deepspeed():
-    """Guards our table against a new DeepSpeed: its models must know all names we pass on."""
-    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-    from deepspeed.runtime.zero.offload_config import (
-        DeepSpeedZeroOffloadOptimizerConfig,
-        DeepSpeedZeroOffloadParamConfig,
-    )
-
-    models = {
-        "bf16": DeepSpeedBF16Config,
-        "fp16": DeepSpeedFP16Config,
-        "zero_optimization": DeepSpeedZeroConfig,
-        "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
-        "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
-    }
-    for section, model in models.items():
-        names = {field.alias or name for name, field in model.model_fields.items()}
-        assert set(SECTIONS[section].split()) <= names, section
-    assert not set(TOP.split()) & set(REFUSED)
 
 
 def test_resolving_imports_neither_torch_nor_deepspeed():

@@ -24,6 +24,8 @@ def test_without_a_launcher_there_is_one_rank_and_no_group(monkeypatch):
 def test_several_processes_need_deepspeed(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     with pytest.raises(ConfigError) as caught:
         join(group=False)
     assert "--deepspeed" in caught.value.hint

@@ -19,6 +19,7 @@ from mmprod.training.loop import train_stage
 from mmprod.training.metrics import read_metrics
 from mmprod.training.schedule import ema_decay, learning_rate
 from mmprod.training.shares import Shares
+from mmprod.training.telemetry import TIMING
 from mmprod.training.torch_backend import TorchBackend
 from tests.training.ranks import train_and_report
 from tests.training.tiny import ALONE, codec_task, make_job, tiny_config
@@ -78,9 +79,8 @@ def test_resume_is_equal_to_the_bit(tmp_path, stage):
 
 def test_a_resumed_run_writes_the_same_metrics(tmp_path):
     train_and_report(tmp_path, ALONE, None, "codec", {"log_every": 3})
-    timing = {"seconds", "images_per_s"}
     straight, resumed = (
-        [{k: v for k, v in line.items() if k not in timing} for line in read_metrics(tmp_path / n)]
+        [{k: v for k, v in line.items() if k not in TIMING} for line in read_metrics(tmp_path / n)]
         for n in ("straight", "resumed")
     )
     assert straight == resumed
@@ -128,22 +128,16 @@ class Poisoned:
     def __getattr__(self, name):
         return getattr(self._task, name)
 
-    def batch(self, share):
-        if share.step == self._step:
-            parameter = next(self._task.model.parameters())
-            if self._where == "loss":
-                with torch.no_grad():
-                    self.before = {n: p.clone() for n, p in self._task.model.named_parameters()}
-                    parameter.register_hook(lambda gradient: gradient)
-                self._task.model.register_forward_hook(
-                    lambda module, inputs, out: {**out, "loss": out["loss"] * math.nan}
-                )
-            else:
-                self.before = {
-                    n: p.detach().clone() for n, p in self._task.model.named_parameters()
-                }
-                parameter.register_hook(lambda gradient: gradient * math.nan)
-        return self._task.batch(share)
+    def losses(self, outputs, batch, step):
+        losses = self._task.losses(outputs, batch, step)
+        if step != self._step:
+            return losses
+        named = dict(self._task.model.named_parameters())
+        self.before = {name: p.detach().clone() for name, p in named.items()}
+        if self._where == "loss":
+            return {**losses, "loss": losses["loss"] * math.nan}
+        next(iter(named.values())).register_hook(lambda gradient: gradient * math.nan)
+        return losses
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient norm"])
@@ -157,6 +151,12 @@ def test_nan_stops_before_the_update_and_names_step_and_samples(tmp_path, where)
     assert f"made-up-{indices[0]}" in caught.value.message
     assert caught.value.exit_code == 7
     assert "another --out" in caught.value.hint
+    assert caught.value.message.endswith(
+        f"last good checkpoint: {tmp_path}/checkpoints/step-00000004"
+    )
+    record = json.loads((tmp_path / "bad-batch.json").read_text())
+    assert record["step"] == 6 and len(record["samples"]) == 16
+    assert record["last_good"].endswith("step-00000004")
     for name, parameter in job.task.model.named_parameters():
         assert torch.equal(parameter, task.before[name]), name
     names = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))

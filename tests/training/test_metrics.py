@@ -31,6 +31,17 @@ def test_a_resumed_run_drops_later_lines_and_a_torn_last_one(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
 
 
+def test_an_evaluation_that_is_made_again_is_not_there_twice(tmp_path):
+    """Step 2 was saved before its evaluation, which came in the next life and was not saved."""
+    write(tmp_path, [1, 2])
+    with MetricsLog(tmp_path, from_step=2, enabled=True, evaluated=0) as log:
+        log.write("eval", 2, {"psnr": 1.0})
+    with MetricsLog(tmp_path, from_step=2, enabled=True, evaluated=0) as log:
+        log.write("eval", 2, {"psnr": 1.0})
+    kinds = [(line["kind"], line["step"]) for line in read_metrics(tmp_path)]
+    assert kinds == [("log", 1), ("log", 2), ("eval", 2)]
+
+
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nbroken\n{"step": 2}\n')
     with pytest.raises(IntegrityError, match="not JSON"):

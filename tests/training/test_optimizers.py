@@ -80,13 +80,15 @@ def test_vectors_do_not_decay():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_saved_optimizers_go_on_to_the_bit(tmp_path, optimizer):
+def test_saved_optimizers_go_on_to_the_bit(optimizer):
     straight = TorchBackend(Net(), config(optimizer), ALONE)
     losses = steps(straight, 6)
     half = TorchBackend(Net(), config(optimizer), ALONE)
     steps(half, 3)
-    half.save(tmp_path)
     resumed = TorchBackend(Net(), config(optimizer), ALONE)
-    resumed.load(tmp_path)
+    for name, fragment in resumed.fragments().items():
+        for field, tensor in half.fragments()[name].fields.items():
+            fragment.fields[field].copy_(tensor)
+    resumed.restored(half.scalars())
     assert steps(resumed, 3) == losses[3:]
     assert losses[-1] < losses[0]

@@ -13,7 +13,8 @@ from mmprod.config.schema import TrainConfig
 from mmprod.data.writer import Caption, DataInfo, DataWriter, Sample
 from mmprod.errors import ConfigError, IntegrityError, Preempted
 from mmprod.training import codes
-from mmprod.training.run import check_groups, train
+from mmprod.training.batches import check_groups
+from mmprod.training.run import train
 from tests.training.mini import mini_config
 
 
@@ -64,9 +65,9 @@ def test_a_refused_training_leaves_the_finished_stage_alone(run, finished):
 def test_a_damaged_named_step_leaves_the_finished_stage_alone(run):
     root, config = run
     step = root / "codec" / "checkpoints" / "step-00000002"
-    flip_a_bit(step / "torch.pt")
+    flip_a_bit(step / "state-00000.safetensors")
     before = contents(root)
-    with pytest.raises(IntegrityError, match=r"torch\.pt"):
+    with pytest.raises(IntegrityError, match="state-00000"):
         train(config, root, resume=str(step))
     assert contents(root) == before
 
@@ -83,6 +84,16 @@ def test_a_named_step_gives_up_the_newer_ones(run):
         train(config, root, resume=str(folder / "step-00000002"), on_event=stop)
     assert sorted(p.name for p in folder.glob("step-*")) == ["step-00000002", "step-00000003"]
     assert train(config, root).stages["fusion"].steps == 4
+
+
+def test_a_step_of_another_run_gives_up_nothing(run, tmp_path):
+    root, config = run
+    other = shutil.copytree(root, tmp_path / "other")
+    before = contents(root)
+    with pytest.raises(ConfigError, match="a step of another run") as caught:
+        train(config, root, resume=str(other / "fusion" / "checkpoints" / "step-00000002"))
+    assert f"fusion_train.init_from={other / 'fusion'}" in caught.value.hint
+    assert contents(root) == before
 
 
 @pytest.fixture

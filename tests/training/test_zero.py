@@ -77,12 +77,20 @@ def test_zero_0_to_3_equal_plain_torch(tmp_path, world, stage):
 
 @pytest.mark.slow
 def test_gradient_accumulation_changes_nothing_but_memory(tmp_path):
-    files = {
-        name: write(tmp_path, name, gradient_accumulation_steps=2)
-        for name in ("zero0", "zero2", "zero3")
-    }
+    files = {name: write(tmp_path, name, gradient_accumulation_steps=2) for name in ZERO}
     ranks = compare(tmp_path, files, world=2, stage="fusion", train={"batch": 32})
     check_resume_to_the_bit(ranks, files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["codec", "fusion"])
+def test_activation_checkpointing_changes_nothing_but_memory(tmp_path, stage):
+    train = {"activation_checkpointing": True}
+    ranks = compare(tmp_path, ZERO, world=2, stage=stage, train=train)
+    check_resume_to_the_bit(ranks, ZERO)
+    without = train_and_report(tmp_path / "without", ALONE, None, stage, {})
+    losses = ranks[0]["zero3"]["straight"]["losses"]
+    assert losses == pytest.approx(without["straight"]["losses"], abs=1e-6)
 
 
 @pytest.mark.slow

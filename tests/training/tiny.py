@@ -10,14 +10,15 @@ import torch
 
 from mmprod.config.schema import CodecConfig, Config, DataConfig, FusionConfig, TrainConfig
 from mmprod.data.tokenizer import train_tokenizer
-from mmprod.training.checkpointing import Identity, find_checkpoint
+from mmprod.training.checkpointing import Identity, check_identity, find_step
 from mmprod.training.codec_task import CodecTask
 from mmprod.training.codes import Codes
 from mmprod.training.distributed import World
-from mmprod.training.freezing import freeze_parts
+from mmprod.training.freezing import freeze_parts, load_frozen
 from mmprod.training.fusion_task import FusionData, FusionTask
 from mmprod.training.loop import StageJob
 from mmprod.training.run import build_backend
+from mmprod.training.sharded_build import Build, build_for, whole_copy
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -85,13 +86,13 @@ class MadeUp:
         return [f"made-up-{i}" for i in indices]
 
 
-def codec_task(config: Config) -> CodecTask:
+def codec_task(config: Config, build: Build | None = None) -> CodecTask:
     """The codec task with weights that are a function of the seed."""
     torch.manual_seed(config.codec_train.seed)
-    return CodecTask(config, MadeUp(64), MadeUp(10, seed=1), ALONE.device)
+    return CodecTask(config, MadeUp(64), MadeUp(10, seed=1), ALONE.device, build)
 
 
-def fusion_task(config: Config) -> FusionTask:
+def fusion_task(config: Config, build: Build | None = None) -> FusionTask:
     """The fusion task on random codes."""
     codec = codec_task(config).model
     codec.eval().requires_grad_(False)
@@ -104,7 +105,7 @@ def fusion_task(config: Config) -> FusionTask:
     ]
     data = FusionData(train, val, *codes, tokenizer, codec)
     torch.manual_seed(config.fusion_train.seed)
-    return FusionTask(config, config.dims(tokenizer.vocab_size), data, ALONE.device)
+    return FusionTask(config, config.dims(tokenizer.vocab_size), data, ALONE.device, build)
 
 
 def make_job(
@@ -119,15 +120,21 @@ def make_job(
     given=None,
 ) -> StageJob:
     """A job of either stage, as `run.py` puts it together. given(task): what `init_from` does."""
-    task = codec_task(config) if stage == "codec" else fusion_task(config)
+    build = build_for(deepspeed, world)
+    task = codec_task(config, build) if stage == "codec" else fusion_task(config, build)
     cfg = config.codec_train if stage == "codec" else config.fusion_train
-    if given is not None:
-        given(task)
-    freeze_parts(task, cfg)
-    eval_model = copy.deepcopy(task.model).eval() if world.is_main else None
-    backend = build_backend(task, cfg, copy.deepcopy(deepspeed), world)
-    identity = Identity(stage, "config", "data", "tokenizer", backend.identity, world.size)
-    start = find_checkpoint(world, folder, identity, resume)
+    start = find_step(world, folder, resume)
+    with build:
+        if given is not None:
+            given(task)
+        freeze_parts(task, cfg)
+        if start is not None:
+            load_frozen(task.model, start.files)
+    eval_model = whole_copy(task.model, build, world)
+    backend = build_backend(task, cfg, copy.deepcopy(deepspeed), world, build)
+    identity = Identity(stage, "config", "data", "tokenizer", backend.identity)
+    if start is not None:
+        check_identity(start, identity)
     return StageJob(
         task, backend, world, cfg, folder, identity, eval_model, start=start, on_event=on_event
     )

@@ -11,11 +11,12 @@ from dataclasses import asdict
 
 import torch
 
-from tools.bench import codec, quantizers
+from tools.bench import codec, loop, quantizers, waiting
 from tools.bench.machine import described, machine
 from tools.bench.measure import Row, peak_above_baseline
 
-PARTS = ("quantizer", "codec", "attention")
+PARTS = ("quantizer", "codec", "attention", "loop", "waiting")
+BESIDE_PEERS = ("quantizer", "codec", "attention")
 PEERS = {"diffusers": "diffusers", "vector_quantize_pytorch": "vector-quantize-pytorch"}
 MISSING_PEERS = 3
 """exit code"""
@@ -30,7 +31,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="these parts only")
     parser.add_argument("--rounds", type=int, default=5, help="the best of so many (default 5)")
-    parser.add_argument("--batch", type=int, default=64, help="of the codec step (default 64)")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=64,
+        help="of the codec step; a quarter in the loop, half in waiting (default 64)",
+    )
     parser.add_argument("--threads", type=int, default=1, help="(default 1)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--memory-of", choices=quantizers.QUANTIZERS, help=argparse.SUPPRESS)
@@ -49,6 +55,10 @@ def measured(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
         notes.append(codec.note())
     if "attention" in parts:
         rows += codec.attention_rows(options.rounds)
+    if "loop" in parts:
+        rows += loop.rows(2 * options.rounds)
+    if "waiting" in parts:
+        rows += waiting.rows(options.rounds, options.batch // 4)
     return rows, notes
 
 
@@ -79,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table or JSON. A missed aim is a figure, not an error; missing peers are."""
     options = parse(arguments)
     missing = missing_peers()
-    if missing:
+    if missing and set(options.only or PARTS) & set(BESIDE_PEERS):
         sys.stderr.write(
             f"the bench compares with {', '.join(missing)}, not installed here. Install with:\n"
             '  pip install -c constraints.txt -e ".[bench]"\n'

@@ -1,0 +1,1 @@
+"""How large a job is, where it fits and what it takes, from its configuration alone."""
