@@ -168,7 +168,11 @@ def draw(view: View, stream: TextIO) -> None:
             table.add_column(column, overflow="fold", no_wrap=column in view.whole)
         for row in view.rows:
             table.add_row(*(_cell(value) for value in row))
-    console(stream).print(table)
+    target = console(stream)
+    if isinstance(view, Table) and view.whole:  # rather beyond the edge than cut off
+        unlimited = target.options.update(width=10_000)
+        target.width = max(target.width, target.measure(table, options=unlimited).minimum)
+    target.print(table)
 
 
 def _cell(value: object) -> Any:

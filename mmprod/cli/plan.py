@@ -163,7 +163,7 @@ def _show_sizes(
         views += [memory_table(stage, rows), Text(activation_line(stage))]
     views.append(
         Text(
-            f"sent: by one rank per step, at {worlds[-1]:,} GPUs\n"
+            f"sent: by one rank per step, in the unit of the table, at {worlds[-1]:,} GPUs\n"
             f"exact: {EXACT}\nestimated: {ESTIMATED}\n"
             "what fits where: --cluster h100; in host memory: --offload optimizer"
         )

@@ -43,21 +43,19 @@ def memory_table(stage: Data, rows: Sequence[Data]) -> Table:
     for row in rows:
         layouts.setdefault((row["zero"], row["weights"], row["offload"]), {})[row["world"]] = row
     unit, factor = _unit(row["peak"] for row in rows)
-    offloads = any(row["offload"] != "none" for row in rows)
+    offloads = {OFFLOAD[row["offload"]] for row in rows} - {""}
     cells = []
-    for (zero, weights, offload), found in layouts.items():
-        label: tuple[object, ...] = ("none" if zero is None else zero, weights)
-        label += (OFFLOAD[offload],) if offloads else ()
+    for (zero, weights, _), found in layouts.items():
         sizes = [_pair(found.get(world), factor) for world in worlds]
         largest = found.get(worlds[-1])
-        cells.append((*label, *sizes, megabytes(largest["sent_bytes"]) if largest else ""))
-    names = ("ZeRO", "weights") + (("offload",) if offloads else ())
-    names += (*(f"{world:,} GPU{'s' * (world > 1)}" for world in worlds), "sent")
+        sent = _in(largest["sent_bytes"], factor) if largest else ""
+        cells.append(("none" if zero is None else zero, weights, *sizes, sent))
+    names = ("ZeRO", "weights", *(f"{n:,} GPU{'s' * (n > 1)}" for n in worlds), "sent")
     title = (
         f"{stage['stage']}: {stage['parameters']:,} parameters; {unit} at rest / peak per rank, "
-        "without activations"
+        "without activations" + "".join(f"; in host memory: {kind}" for kind in offloads)
     )
-    return Table(title, names, cells, whole=names)
+    return Table(title, names, cells, whole=("ZeRO", "weights", "sent"))
 
 
 def _unit(sizes: Iterable[int]) -> tuple[str, float]:
@@ -65,8 +63,11 @@ def _unit(sizes: Iterable[int]) -> tuple[str, float]:
 
 
 def _pair(row: Data | None, factor: float) -> str:
-    digits = 2 if factor == 1e9 else 1
-    return " / ".join(f"{row[key] / factor:.{digits}f}" for key in ("rest", "peak")) if row else ""
+    return " / ".join(_in(row[key], factor) for key in ("rest", "peak")) if row else ""
+
+
+def _in(size: int, factor: float) -> str:
+    return f"{size / factor:,.{2 if factor == 1e9 else 1}f}"
 
 
 def activation_line(stage: Data) -> str:

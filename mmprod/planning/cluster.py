@@ -1,8 +1,8 @@
 """The machines that a plan is for: a TOML file, or a shipped one by name (configs/clusters).
 
-Compute and memory in the shipped files are from their makers' data sheets (dense, without
-sparsity), the network is that of the maker's own server or said to be assumed. No prices are
-shipped: they are the user's.
+Compute and memory in the shipped files are data sheet values (dense, without sparsity), checked
+against transcriptions of the sheets; `source` says what is assumed. No prices are shipped: they are
+the user's.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mmprod.cli.output import Output, Table
 from mmprod.config.load import load_config
 from mmprod.config.train import TrainConfig
 from mmprod.planning.report import training_samples
@@ -130,3 +131,14 @@ def test_measuring_here_reports_both(mmprod: Mmprod, job: Path) -> None:
     row = data["measured"][0]
     assert row["activation_planned"] == pytest.approx(row["activation_found"], rel=0.05)
     assert row["step_found_s"] > 0 and row["step_planned_s"] > 0 and row["mfu"] > 0
+
+
+def test_a_whole_column_is_never_cut_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    names = ("first", "second", "third")
+    row = ("1,234,567.8", "23,456,789.0", "345,678,901.2")
+    Output().result({}, Table("", names, [row], whole=names))
+    printed = capsys.readouterr().out
+    assert all(cell in printed for cell in row)
