@@ -107,7 +107,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
             hint=_HINT,
         )
     name = layout.step_name(int(manifest["progress"]["step"]))
-    if path.absolute().name != name:
+    own = path.absolute().name
+    if own != name and re.fullmatch(r"step-\d+", own):  # a copy may have a name of its own
         raise IntegrityError(f"{path} holds the state of {name}: it was renamed", hint=_HINT)
     return manifest
 
