@@ -24,9 +24,13 @@ def frozen_config(stage: str, freeze: tuple[str, ...], **train: object) -> Any:
 
 @torch.no_grad()
 def give(task: Any) -> None:
-    """Weights that fresh ones can't be mistaken for, and no bf16 numbers."""
+    """Weights that fresh ones can't be mistaken for, no bf16 numbers. As a file of weights gives
+    them, whole parameter by parameter: a sharded build takes nothing else.
+    """
+    generator = torch.Generator().manual_seed(11)
     for parameter in task.core(task.model).parameters():
-        parameter.add_(torch.linspace(0.001, 0.01, parameter.numel()).view_as(parameter))
+        drawn = 0.05 * torch.randn(parameter.shape, generator=generator)
+        parameter.copy_(drawn + torch.linspace(0.001, 0.01, drawn.numel()).view_as(drawn))
 
 
 def train_frozen(folder: Path, world: Any, deepspeed: Any, order: dict[str, Any]) -> dict[str, Any]:
