@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.training.ranks import ROOT, variables
 
 
 def spawn(arguments: list[str], folder: Path, world: int = 2) -> list[subprocess.Popen[str]]:
     """Start `python *arguments` on `world` ranks; rank r writes FOLDER/rank-r.log."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = os.environ | {
-        "WORLD_SIZE": str(world),
-        "LOCAL_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
+    shared = variables(world)
     ranks = []
     for rank in range(world):
         with (folder / f"rank-{rank}.log").open("w") as log:

@@ -19,6 +19,21 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def variables(world: int) -> dict[str, str]:
+    """The environment that `world` ranks on this machine share, with a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return os.environ | {
+        "WORLD_SIZE": str(world),
+        "LOCAL_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
 def launch(
     folder: Path,
     order: dict[str, Any],
@@ -29,17 +44,7 @@ def launch(
     """Run `world` ranks on `order` and return what each reported. Fails with their output."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "order.json").write_text(json.dumps({**order, "folder": str(folder)}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = os.environ | {
-        "WORLD_SIZE": str(world),
-        "LOCAL_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
+    shared = variables(world)
     command = [sys.executable, str(program), str(folder / "order.json")]
     logs = [(folder / f"rank-{rank}.log").open("w") for rank in range(world)]
     ranks = [
