@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,24 @@ def frozen_config(stage: str, freeze: tuple[str, ...], **train: object) -> Any:
 
 
 @torch.no_grad()
-def give(task: Any) -> None:
-    """Weights that fresh ones can't be mistaken for, no bf16 numbers. As a file of weights gives
-    them, whole parameter by parameter: a sharded build takes nothing else.
+def weights_for(config: Any, stage: str = "codec") -> Callable[[Any], None]:
+    """What gives a task weights that fresh ones can't be mistaken for, and no bf16 numbers: whole
+    parameters, as a file of weights does (a sharded build takes nothing else).
     """
-    generator = torch.Generator().manual_seed(11)
-    for parameter in task.core(task.model).parameters():
-        drawn = 0.05 * torch.randn(parameter.shape, generator=generator)
-        parameter.copy_(drawn + torch.linspace(0.001, 0.01, drawn.numel()).view_as(drawn))
+    from tests.training.tiny import codec_task, fusion_task
+
+    fresh = codec_task(config) if stage == "codec" else fusion_task(config)
+    whole = {
+        name: parameter + torch.linspace(0.001, 0.01, parameter.numel()).view_as(parameter)
+        for name, parameter in fresh.core(fresh.model).named_parameters()
+    }
+
+    @torch.no_grad()
+    def give(task: Any) -> None:
+        for name, parameter in task.core(task.model).named_parameters():
+            parameter.copy_(whole[name])
+
+    return give
 
 
 def train_frozen(folder: Path, world: Any, deepspeed: Any, order: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +51,7 @@ def train_frozen(folder: Path, world: Any, deepspeed: Any, order: dict[str, Any]
 
     stage, freeze = order["stage"], tuple(order["freeze"])
     config = frozen_config(stage, freeze, **order.get("train", {}))
+    give = weights_for(config, stage)
     out: dict[str, Any] = {}
     for name in ("straight", "resumed"):
         losses: list[float] = []

@@ -15,7 +15,7 @@ from mmprod.training.freezing import count, freeze_parts, hold_codebook
 from mmprod.training.loop import train_stage
 from mmprod.training.optimizers import build_optimizers
 from tests.models.kinds import KINDS, MOVING, latents, trained
-from tests.training.frozen import frozen_config, give, train_frozen
+from tests.training.frozen import frozen_config, train_frozen, weights_for
 from tests.training.ranks import launch
 from tests.training.tiny import ALONE, codec_task, fusion_task, make_job, tiny_config
 
@@ -60,7 +60,7 @@ def test_a_frozen_quantizer_keeps_its_codes_and_goes_on_counting(tmp_path):
     job = make_job(
         config,
         tmp_path,
-        given=give,
+        given=weights_for(config),
         on_event=lambda event: seen.append(event) if event.kind == "log" else None,
     )
     before = {n: b.clone() for n, b in job.task.model.named_buffers()}
@@ -91,7 +91,8 @@ def test_every_kind_of_quantizer_can_be_held(kind):
 
 
 def test_a_frozen_weight_has_no_gradient_and_no_optimizer_state(tmp_path):
-    job = make_job(frozen_config("codec", ("encoder",), weight_decay=0.5), tmp_path, given=give)
+    config = frozen_config("codec", ("encoder",), weight_decay=0.5)
+    job = make_job(config, tmp_path, given=weights_for(config))
     owned = {
         id(p)
         for optimizer in build_optimizers(job.task.model, job.cfg)
