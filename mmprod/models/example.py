@@ -143,4 +143,4 @@ def _materialize(network: nn.Module, weights: torch.dtype) -> None:
             real = torch.empty(parameter.shape, dtype=weights, device="cpu")
             setattr(module, name, nn.Parameter(real, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = torch.empty_like(buffer, device="cpu")
+            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -57,8 +57,8 @@ class Perceptual(nn.Module):
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
         self.heads = nn.ParameterList([torch.ones(widths[-1]) for widths in STAGES])
-        self.register_buffer("shift", torch.tensor(SHIFT).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", _per_channel(SHIFT), persistent=False)
+        self.register_buffer("scale", _per_channel(SCALE), persistent=False)
         self.eval().requires_grad_(False)
 
     @property
@@ -88,6 +88,11 @@ class Perceptual(nn.Module):
 
     def _scaled(self, x: Tensor) -> Tensor:
         return (x - self.get_buffer("shift")) / self.get_buffer("scale")
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    """(1, C, 1, 1), made in one go: fake tensor modes refuse operations on a tensor from a list."""
+    return torch.tensor([[[[value]] for value in values]])
 
 
 def _unit(features: Tensor) -> Tensor:

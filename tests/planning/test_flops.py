@@ -79,3 +79,12 @@ def test_checkpointing_adds_no_model_flops() -> None:
 def test_a_discriminator_takes_its_share() -> None:
     without = training_flops(load_config("base", ["codec.gan_weight=0.0"]), "codec")
     assert training_flops(load_config("base"), "codec").total > without.total
+
+
+def test_a_perceptual_network_is_counted_too() -> None:
+    """It reads the picture twice, learns nothing, and its files need not exist."""
+    plain = load_config("tiny", [])
+    asked = load_config("tiny", ["codec.loss=natural", "codec.perceptual=vgg16.pth"])
+    without, with_network = training_flops(plain, "codec"), training_flops(asked, "codec")
+    assert with_network.forward > without.forward
+    assert with_network.backward > without.backward
