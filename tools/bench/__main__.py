@@ -56,7 +56,7 @@ def measured(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     if "attention" in parts:
         rows += codec.attention_rows(options.rounds)
     if "loop" in parts:
-        rows += loop.rows(2 * options.rounds)
+        rows += loop.rows(8 * options.rounds)
     if "waiting" in parts:
         rows += waiting.rows(options.rounds, options.batch // 4)
     return rows, notes
