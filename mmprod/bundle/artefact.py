@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from mmprod.errors import IntegrityError
@@ -24,6 +24,26 @@ ROLES = (
 """onnx: a graph; onnx-data: weights too large to lie inside it; engine: a TensorRT plan;
 engine-info: how it was built; reference: stored inputs and outputs (npz); report, tokenizer and
 config: as they say; codec: which codec this is and its rates (graphs/codec_facts.py)."""
+
+MOST_BYTES = 2**44
+"""16 TiB: no file is larger, and every sum of sizes stays a sane number."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@=-]{0,199}(?<!\.)")
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+)
+
+
+def is_plain(path: str) -> bool:
+    """Whether a path reads the same on every file system: relative, names of ASCII letters, digits
+    and `_.+@=-`, none hidden, none a device of Windows.
+
+    That leaves no room for `..`, for two spellings of one Unicode name, or for signs that turn the
+    direction of writing.
+    """
+    names = path.split("/")
+    return len(names) <= 8 and all(
+        _NAME.fullmatch(name) and name.partition(".")[0].lower() not in _DEVICES for name in names
+    )
 
 
 @dataclass(frozen=True)
@@ -68,8 +88,14 @@ class Artefact:
                     f"bundle.json: artefact {raw.get('path')!r} has no valid {name!r}"
                 )
         path = raw["path"]
-        if PurePosixPath(path).as_posix() != path or not path.isprintable() or path == ".":
+        if not is_plain(path):
             raise IntegrityError(f"bundle.json: not a plain relative path: {path!r}")
+        if unknown := set(raw) - {*kinds, "meta"}:
+            raise IntegrityError(f"bundle.json: {path} has unknown fields: {sorted(unknown)}")
+        if isinstance(raw["bytes"], bool) or not 0 <= raw["bytes"] <= MOST_BYTES:
+            raise IntegrityError(f"bundle.json: {path} cannot have {raw['bytes']!r} bytes")
+        if not re.fullmatch("[0-9a-f]{64}", raw["sha256"]):
+            raise IntegrityError(f"bundle.json: {path} has no SHA-256")
         if raw["role"] not in ROLES:
             raise IntegrityError(f"bundle.json: {path} has the unknown role {raw['role']!r}")
         return cls(**{name: raw[name] for name in kinds}, meta=raw["meta"])

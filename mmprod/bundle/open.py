@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmprod.bundle.bundle import Bundle
 from mmprod.bundle.files import HINT, read_index
 from mmprod.bundle.place import Place
+from mmprod.bundle.signing import check_index, trusted_keys
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.errors import IntegrityError
 
@@ -33,15 +34,22 @@ def create_bundle(
     return bundle
 
 
-def open_bundle(root: Path | str, *, verify: bool = True) -> Bundle:
+def open_bundle(
+    root: Path | str, *, verify: bool = True, trusted: Sequence[Path] | None = None
+) -> Bundle:
     """Open a bundle: bundle.json is checked against bundle.sha256, then every file of the folder.
 
     `verify=False` leaves all files but bundle.json unchecked, for callers that check the few they
-    read with `Bundle.verify`. Raises IntegrityError naming the first thing that is wrong; a bundle
-    without graphs is, too: its export did not get that far.
+    read with `Bundle.verify`. trusted: public keys of which one must have signed; None: those of
+    MMPROD_TRUSTED_KEYS, if set; (): no signature is asked for. Raises IntegrityError naming the
+    first thing that is wrong; a bundle without graphs is, too: its export did not get that far.
     """
     root = Path(root)
-    bundle = Bundle.parse(root, *read_index(root))
+    index = read_index(root)
+    keys = trusted_keys() if trusted is None else trusted
+    if keys:
+        check_index(root, index, keys)
+    bundle = Bundle.parse(root, index)
     if not bundle.artefacts(role="onnx"):
         raise IntegrityError(f"{root} holds no graphs: it was never finished", hint=HINT)
     if verify:

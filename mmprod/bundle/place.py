@@ -83,7 +83,7 @@ class Place:
             what = "" if is_bundle else " and not a bundle"
             raise ConfigError(f"{root} exists and is not empty{what}", hint=hint)
         try:
-            artefacts = Bundle.parse(root, *read_index(root)).artefacts()
+            artefacts = Bundle.parse(root, read_index(root)).artefacts()
             check_no_strangers(root, {artefact.path for artefact in artefacts})
         except IntegrityError as error:
             raise ConfigError(

@@ -162,7 +162,7 @@ def draw(view: View, stream: TextIO) -> None:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in view.values.items():
-            table.add_row(name, _cell(value))
+            table.add_row(_printable(name), _cell(value))
     else:
         for column in view.columns:
             table.add_column(column, overflow="fold", no_wrap=column in view.whole)

@@ -38,7 +38,7 @@ def bundle(tmp_path: Path) -> Bundle:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode() * 3)
         made.add(path, role=role, graph=graph, precision=precision, meta={"n": 1})
-    made.put_summary("parity", {"ok": True})
+    made.put_summary("parity", {"ok": True, "rows": []})
     made.save()
     return made
 
@@ -55,7 +55,7 @@ def test_round_trip(bundle: Bundle) -> None:
     opened = open_bundle(bundle.root)
     assert (opened.name, opened.dims, opened.sampler) == ("test", DIMS, SAMPLER)
     assert opened.provenance == {"run": "r"}
-    assert opened.summaries == {"parity": {"ok": True}}
+    assert opened.summaries == {"parity": {"ok": True, "rows": []}}
     assert opened.artefacts() == bundle.artefacts()
     assert {a.path for a in opened.artefacts()} == set(FILES)
     assert list(opened.specs) == list(bundle.specs)
@@ -254,6 +254,9 @@ def test_add_refuses_what_it_cannot_vouch_for(bundle: Bundle, tmp_path: Path) ->
         bundle.add(Path("tokenizer.json"), role="poem")
     with pytest.raises(ValueError, match="graph"):
         bundle.add(Path("tokenizer.json"), role="onnx", graph="codec_encod")
+    (bundle.root / "Tokenizer.json").write_text("x")
+    with pytest.raises(ValueError, match="case only"):
+        bundle.add(Path("Tokenizer.json"), role="tokenizer")
     with pytest.raises(ValueError, match="own file"):
         bundle.add(bundle.root / "bundle.json", role="report")
 
@@ -272,6 +275,9 @@ def test_summaries_are_strict_json(bundle: Bundle) -> None:
         bundle.put_summary("parity", {"worst": float("nan")})
     with pytest.raises(ValueError, match="unknown summary"):
         bundle.put_summary("poems", {})  # type: ignore[arg-type]
+    for kind, content in (("parity", {"ok": True}), ("engines", {}), ("bench", {"rows": []})):
+        with pytest.raises(ValueError, match="form"):
+            bundle.put_summary(kind, content)  # type: ignore[arg-type]
 
 
 def test_an_interrupted_write_is_refused(bundle: Bundle) -> None:
@@ -282,14 +288,14 @@ def test_an_interrupted_write_is_refused(bundle: Bundle) -> None:
 
 def test_the_later_of_two_handles_is_refused_and_harms_nothing(bundle: Bundle) -> None:
     one, two = open_bundle(bundle.root), open_bundle(bundle.root)
-    one.put_summary("parity", {"ok": False})
+    one.put_summary("parity", {"ok": False, "rows": []})
     one.save()
     one.save()
-    two.put_summary("parity", {"ok": True})
+    two.put_summary("parity", {"ok": True, "rows": []})
     for act in (two.check_current, two.save):
         with pytest.raises(IntegrityError, match="another process"):
             act()
-    assert open_bundle(bundle.root).summaries == {"parity": {"ok": False}}
+    assert open_bundle(bundle.root).summaries == {"parity": {"ok": False, "rows": []}}
 
 
 def names(folder: Path) -> set[str]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import random
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +17,9 @@ from mmprod.cli import gate
 from mmprod.cli.output import Output
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.errors import ConfigError, EnvironmentMissing, ParityFailed
+from mmprod.manifest import sha256_file
 
-from .conftest import Mmprod
+from .conftest import Mmprod, in_process_of_its_own
 
 DIMS = Dims(image_size=16, grid=4, codebook_size=8, text_length=6, vocabulary=20, embedding=4)
 
@@ -49,6 +55,14 @@ def summary(bundle: Bundle, status: str, digest: str = "") -> dict[str, Any]:
     return {"ok": status == "pass", "pass": 1, "fail": 0, "not run": 0, "rows": [row]}
 
 
+def bench_summary(bundle: Bundle) -> dict[str, Any]:
+    (graph,) = bundle.artefacts(role="onnx")
+    row = {"subject": "onnxruntime", "graph": graph.graph, "precision": "fp32", "target": ""}
+    figures = {"batch": 1, "p50_ms": 1.5, "samples_per_s": 9.0, "peak_bytes": 10}
+    rows = [{**row, **figures, "sha256": {graph.path: graph.sha256}}]
+    return {"machine": {"processor": "a processor"}, "settings": {"runs": 3}, "rows": rows}
+
+
 def test_inspect_tells_what_is_inside(bundle: Bundle, mmprod: Mmprod) -> None:
     text = mmprod("bundle", "inspect", bundle.root).out
     for words in ("hand", "16 px", "onnx/codec_encode.fp32.onnx", "never checked"):
@@ -56,6 +70,162 @@ def test_inspect_tells_what_is_inside(bundle: Bundle, mmprod: Mmprod) -> None:
     data = mmprod("bundle", "inspect", bundle.root, "--json").json()
     assert data["artefacts"][0]["sha256"] == bundle.artefacts()[0].sha256
     assert data["provenance"] == {"run": "x"}
+
+
+def test_keygen_sign_verify(
+    bundle: Bundle, mmprod: Mmprod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, public = tmp_path / "maker", tmp_path / "maker.pub"
+    made = mmprod("bundle", "keygen", key, "--json").json()
+    assert made["public"] == str(public)
+    refused = mmprod("bundle", "verify", bundle.root, "--trusted", public)
+    assert refused.code == 4
+    assert "bundle sign" in refused.err
+    assert mmprod("bundle", "sign", bundle.root, "--key", key).code == 0
+    known = mmprod("bundle", "verify", bundle.root, "--trusted", public, "--json").json()
+    assert known["signature"]["confirmed"] is True
+    assert known["signature"]["key"] == made["key"]
+    unknown = mmprod("bundle", "verify", bundle.root)
+    assert "not checked" in unknown.out
+    other = mmprod("bundle", "keygen", tmp_path / "other", "--json").json()
+    monkeypatch.setenv("MMPROD_TRUSTED_KEYS", other["public"])
+    for command in (["bundle", "inspect"], ["parity", "run"], ["build", "--trt"]):
+        result = mmprod(*command[:2], bundle.root, *command[2:])
+        assert result.code == 4
+        assert "not among the trusted" in result.err
+    assert mmprod("bundle", "verify", bundle.root, "--trusted", public).code == 0
+    key.chmod(0o644)
+    assert "chmod 600" in mmprod("bundle", "sign", bundle.root, "--key", key).err
+    assert mmprod("bundle", "keygen", key).code == 2
+
+
+def test_a_key_with_a_passphrase(
+    bundle: Bundle, mmprod: Mmprod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "k"
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert "nobody to ask" in mmprod("bundle", "keygen", key, "--passphrase").err
+    assert not key.exists()
+    monkeypatch.setenv("MMPROD_KEY_PASSPHRASE", "sesame")
+    assert mmprod("bundle", "keygen", key, "--passphrase").code == 0
+    assert mmprod("bundle", "sign", bundle.root, "--key", key).code == 0
+    monkeypatch.setenv("MMPROD_KEY_PASSPHRASE", "wrong")
+    result = mmprod("bundle", "sign", bundle.root, "--key", key)
+    assert result.code == 2
+    assert "passphrase is wrong" in result.err
+
+
+def test_without_the_extra_signing_says_what_to_install(
+    bundle: Bundle, mmprod: Mmprod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    monkeypatch.delitem(sys.modules, "mmprod.bundle.keys", raising=False)
+    result = mmprod("bundle", "keygen", tmp_path / "k")
+    assert result.code == 3
+    assert "mmprod[sign]" in result.err
+    assert mmprod("bundle", "verify", bundle.root).code == 0
+
+
+def test_inspect_says_where_each_figure_came_from(bundle: Bundle, mmprod: Mmprod) -> None:
+    bundle.provenance |= {
+        "data": "f00d",
+        "stages": {"codec": {"steps": 3, "metrics": {"psnr": 20.5}}},
+        "versions": {"torch": "2.13"},
+        "files": [{"path": "config.toml", "sha256": "c0ffee", "bytes": 1}],
+        "software": [{"name": "x", "version": "1", "licence": "MIT"}],
+    }
+    bundle.put_summary("parity", summary(bundle, "pass"))
+    bundle.put_summary("bench", bench_summary(bundle))
+    bundle.save()
+    text = mmprod("bundle", "inspect", bundle.root).out
+    for words in ("f00d", "psnr 20.5", "torch 2.13", "c0ffee", "1 packages", "torch-ort: pass",
+                  "p50 1.5 ms", "current", "a processor", "signature", "none"):  # fmt: skip
+        assert words in text
+    data = mmprod("bundle", "inspect", bundle.root, "--json").json()
+    assert data["artefacts"][0]["parity"] == "torch-ort: pass"
+    assert data["signature"] == {"signed": False, "confirmed": False}
+    (psnr,) = (f for f in data["figures"] if f["name"] == "codec psnr")
+    assert psnr["files"] == {"config.toml": "c0ffee"}
+    bundle.put_summary("parity", summary(bundle, "pass", digest="0" * 64))
+    bundle.save()
+    text = mmprod("bundle", "inspect", bundle.root).out
+    assert "of another file" in text
+    assert "outdated" in text
+
+
+def test_no_text_of_a_bundle_reaches_the_terminal_as_an_order(
+    bundle: Bundle, mmprod: Mmprod
+) -> None:
+    order = "\x1b[2Jorder\u202e"
+    bundle.name = order
+    bundle.provenance |= {order: order, "stages": {order: {"metrics": {order: 1.0}}}}
+    bundle.save()
+    result = mmprod("bundle", "inspect", bundle.root)
+    assert result.code == 0
+    assert "order" in result.out
+    (bundle.root / f"{order}\udcff").write_text("")
+    refused = mmprod("bundle", "verify", bundle.root)
+    assert refused.code == 4
+    assert "order" in refused.err
+    for text in (result.out, refused.err):
+        assert not {"\x1b", "\u202e"} & set(text)
+    assert mmprod("bundle", "verify", bundle.root, "--json").json()["error"]["exit_code"] == 4
+
+
+def test_sbom_pack_and_unpack(bundle: Bundle, mmprod: Mmprod, tmp_path: Path) -> None:
+    document = mmprod("bundle", "sbom", bundle.root, "--json").json()
+    assert document["specVersion"] == "1.6"
+    target = tmp_path / "sbom.json"
+    assert mmprod("bundle", "sbom", bundle.root, "--out", target).code == 0
+    assert json.loads(target.read_text()) == document
+    archive = tmp_path / "b.tar"
+    assert mmprod("bundle", "pack", bundle.root, archive).code == 0
+    assert mmprod("bundle", "unpack", archive, tmp_path / "out").code == 0
+    assert mmprod("bundle", "verify", tmp_path / "out").code == 0
+    assert mmprod("bundle", "pack", bundle.root, archive).code == 2
+    archive.write_bytes(archive.read_bytes()[:700])
+    assert mmprod("bundle", "unpack", archive, tmp_path / "out2").code == 4
+
+
+def test_harmed_bundles_end_with_exit_4_in_a_process_of_their_own(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """tests/bundle/test_corruption.py has a thousand in one process; the slow test here twenty."""
+    _refused_by_the_real_program(bundle.root, tmp_path, range(2))
+
+
+@pytest.mark.slow
+def test_twenty_harmed_bundles_end_with_exit_4(bundle: Bundle, tmp_path: Path) -> None:
+    _refused_by_the_real_program(bundle.root, tmp_path, range(100, 120))
+
+
+def _refused_by_the_real_program(root: Path, tmp_path: Path, seeds: range) -> None:
+    for seed in seeds:
+        rng, copy = random.Random(seed), tmp_path / f"copy{seed}"
+        shutil.copytree(root, copy)
+        path = rng.choice(sorted(p for p in copy.rglob("*") if p.is_file()))
+        kind = rng.choice(("flip", "cut", "link", "stranger", "path"))
+        data = bytearray(path.read_bytes())
+        if kind == "flip":
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            path.write_bytes(data)
+        elif kind == "cut":
+            path.write_bytes(data[: rng.randrange(len(data))])
+        elif kind == "link":
+            path.rename(tmp_path / f"aside{seed}")
+            path.symlink_to(tmp_path / f"aside{seed}")
+        elif kind == "stranger":
+            (copy / "onnx" / "extra").symlink_to("/dev/zero")
+        else:
+            index = (copy / "bundle.json").read_text().replace("onnx/codec", "../onnx/codec")
+            (copy / "bundle.json").write_text(index)
+            digest = sha256_file(copy / "bundle.json")
+            (copy / "bundle.sha256").write_text(f"{digest}  bundle.json\n")
+        done = in_process_of_its_own("bundle", "verify", str(copy), "--json")
+        assert done.code == 4, (seed, kind, done.err)
+        assert done.json()["error"]["exit_code"] == 4
+        assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -87,7 +257,9 @@ def test_gate_stays_shut_for_a_graph_that_was_not_compared(
 ) -> None:
     bundle.put_summary("parity", summary(bundle, "not run"))
     checked: list[str] = []
-    monkeypatch.setattr(gate, "check", lambda out, bundle, run: checked.append(bundle.name))
+    monkeypatch.setattr(
+        gate, "check", lambda out, bundle, run, foreign: checked.append(bundle.name)
+    )
     with pytest.raises(EnvironmentMissing, match="codec_encode fp32: 3 of 64 codes differ"):
         gate.gate(Output(verbosity=-1), bundle, ("fp32",))
     assert checked == ["hand"]
@@ -100,7 +272,7 @@ def test_gate_wants_a_verdict_on_the_weights_beside_the_graph_too(
     path = bundle.root / "onnx" / "codec_encode.fp32.onnx.data"
     path.write_bytes(b"weights")
     bundle.add(path, role="onnx-data", graph="codec_encode", precision="fp32")
-    monkeypatch.setattr(gate, "check", lambda out, bundle, run: None)
+    monkeypatch.setattr(gate, "check", lambda out, bundle, run, foreign: None)
     with pytest.raises(EnvironmentMissing, match="could not be compared"):
         gate.gate(Output(verbosity=-1), bundle, ("fp32",))
 
@@ -111,7 +283,7 @@ def test_gate_wants_a_verdict_on_the_weights_beside_the_graph_too(
         (["--precision", ""], "--precision"),
         (["--target", ","], "--target"),
         (["--target", "sm42"], "sm42"),
-        (["--precision", "bf16"], "no parity limits"),
+        (["--precision", "fp61"], "unknown precision"),
         (["--precision", "fp32", "--target", "sm75"], "sm75"),
     ],
 )
@@ -153,7 +325,7 @@ def test_gate_does_not_believe_a_verdict_about_another_file(
 ) -> None:
     bundle.put_summary("parity", summary(bundle, "pass", digest="0" * 64))
 
-    def fresh(out: Output, bundle: Bundle, run: None) -> None:
+    def fresh(out: Output, bundle: Bundle, run: None, foreign: bool) -> None:
         bundle.put_summary("parity", summary(bundle, "fail"))
 
     monkeypatch.setattr(gate, "check", fresh)
