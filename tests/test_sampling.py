@@ -10,9 +10,24 @@ import pytest
 
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.graphs.catalog import BATCH, build_catalog
-from mmprod.sampling import caption_images, generate_images, run_batched
+from mmprod.sampling import (
+    Drawn,
+    best_of,
+    caption_images,
+    draw_joint,
+    draw_unconditional,
+    edit_images,
+    generate_images,
+    hidden_likelihood,
+    likelihood,
+    places_outside,
+    places_that_agree,
+    run_batched,
+    similarity,
+)
 
-CATALOG = build_catalog(Dims(8, 2, 20, 6, 15, 16), SamplerConfig(image_steps=2, text_steps=2))
+DIMS = Dims(8, 2, 20, 6, 15, 16)
+CATALOG = build_catalog(DIMS, SamplerConfig(image_steps=2, text_steps=2))
 
 
 class FakeRunner:
@@ -86,3 +101,114 @@ def test_run_batched_concatenates() -> None:
         BATCH.max + 2,
         16,
     )
+
+
+def test_joint_and_unconditional_do_not_depend_on_batching() -> None:
+    count = BATCH.max + 2
+    joint = draw_joint(FakeRunner("joint"), count, seed=3)
+    few = draw_joint(FakeRunner("joint"), 5, seed=3)
+    assert joint.pixels.shape == (count, 8, 8, 3) and joint.tokens.shape == (count, 6)
+    assert np.array_equal(joint.tokens[:5], few.tokens)
+    runner = FakeRunner("edit")
+    alone = draw_unconditional(runner, DIMS, count, seed=3)
+    assert (alone.tokens == DIMS.vocabulary).all() and runner.batches == [BATCH.max, 2]
+
+
+def test_an_edit_hands_every_sample_its_own_mask() -> None:
+    originals = np.zeros((3, 8, 8, 3), np.uint8)
+    tokens = np.zeros((3, 6), np.int32)
+    keep = np.array([[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], np.int32)
+    other = keep[[0, 2, 1]]
+    first, second = (
+        edit_images(FakeRunner("edit"), originals, values, tokens, seed=1)
+        for values in (keep, other)
+    )
+    assert np.array_equal(first.codes[0], second.codes[0])
+    assert not np.array_equal(first.codes[1:], second.codes[1:])
+
+
+def test_any_white_pixel_of_a_cell_draws_it_anew_in_every_plane() -> None:
+    redraw = np.zeros((8, 8), bool)
+    redraw[3, 4] = True
+    assert places_outside(redraw, DIMS).tolist() == [1, 0, 1, 1]
+    planes = Dims(8, 2, 40, 6, 15, 16, planes=2)
+    assert places_outside(redraw, planes).tolist() == [1, 0, 1, 1] * 2
+
+
+class TextWants:
+    """A fusion_step for which the first token says how strongly each place's own code is wanted;
+    `alone`: where nothing of the picture is shown. `seen` keeps the masks it was given.
+    """
+
+    backend = "fake"
+
+    def __init__(
+        self, codes: Any, wants: Mapping[int, Any], alone: Mapping[int, Any] | None = None
+    ) -> None:
+        self.spec = CATALOG["fusion_step"]
+        self.codes, self.wants, self.alone = codes, wants, alone or wants
+        self.seen: list[Any] = []
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        self.seen.append(inputs["codes"] == DIMS.codebook_size)
+        logits = np.zeros((len(inputs["codes"]), 4, 20), np.float32)
+        for sample, row in enumerate(inputs["tokens"]):
+            wants = self.alone if self.seen[-1][sample].all() else self.wants
+            for place, strength in enumerate(wants[int(row[0])]):
+                logits[sample, place, self.codes[sample, place]] = strength
+        return {"image_logits": logits}
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _words(first: int) -> Any:
+    return np.full((1, 6), first, np.int32)
+
+
+def test_words_draw_anew_what_they_make_unlikely() -> None:
+    """The new caption takes 5 from place 2, 1 from place 1, and favours place 0."""
+    codes = np.array([[3, 7, 9, 11]], np.int32)
+    runner = TextWants(codes, {1: [0, 4, 6, 2], 2: [8, 3, 1, 2]})
+    captions = (_words(1), _words(2))
+    assert places_that_agree(runner, DIMS, codes, captions, 0.25).tolist() == [[1, 1, 0, 1]]
+    assert places_that_agree(runner, DIMS, codes, captions, 0.5).tolist() == [[1, 0, 0, 1]]
+    assert places_that_agree(runner, DIMS, codes, captions, 0.01).tolist() == [[1, 1, 0, 1]]
+    assert places_that_agree(runner, DIMS, codes, captions, 1.0).tolist() == [[0, 0, 0, 0]]
+
+
+def test_a_place_is_drawn_anew_for_what_it_loses_in_either_view() -> None:
+    """Place 3 gives itself away by its neighbours, place 0 is not where the text alone says."""
+    codes = np.array([[3, 7, 9, 11]], np.int32)
+    near, alone = {1: [5, 4, 4, 9], 2: [1, 4, 4, 9]}, {1: [1, 4, 4, 5], 2: [1, 4, 4, 1]}
+    runner = TextWants(codes, near, alone)
+    keep = places_that_agree(runner, DIMS, codes, (_words(1), _words(2)), 0.5)
+    assert keep.tolist() == [[0, 1, 1, 0]]
+
+
+def test_likelihoods_are_those_of_the_logits() -> None:
+    codes = np.array([[3, 7, 9, 11]], np.int32)
+    runner = TextWants(codes, {1: [0, 1, 2, 3]})
+    wanted = np.array([s - np.log(np.exp(s) + 19) for s in (0, 1, 2, 3)])
+    found = hidden_likelihood(runner, DIMS, codes, _words(1))
+    np.testing.assert_allclose(found, [[wanted], [wanted]])
+    assert np.sum(runner.seen, axis=0).tolist() == [[4, 4, 4, 4]]
+    runner.seen.clear()
+    np.testing.assert_allclose(likelihood(runner, DIMS, codes, _words(1)), [wanted.sum()])
+    assert [int(hidden.sum()) for hidden in runner.seen] == [4, 3, 2, 1]
+
+
+def test_best_of_takes_the_first_best_of_each_row() -> None:
+    ids = np.arange(6, dtype=np.int32)[:, None]
+    drawn = Drawn(np.zeros((6, 1, 1, 3), np.uint8), ids, ids)
+    chosen = best_of(drawn, np.array([0.0, 2, 2, 5, 4, 3]), 3)
+    assert chosen.codes[:, 0].tolist() == [1, 3]
+
+
+def test_similarity_is_a_cosine_of_each_pair() -> None:
+    codes, tokens = np.zeros((20, 4), np.int32), np.zeros((20, 6), np.int32)
+    codes[:, 0], tokens[:, 0] = np.arange(20), 3
+    found = similarity(FakeRunner("embed_image"), FakeRunner("embed_text"), codes, tokens)
+    images = run_batched(FakeRunner("embed_image"), "codes", codes)["embedding"]
+    texts = run_batched(FakeRunner("embed_text"), "tokens", tokens)["embedding"]
+    np.testing.assert_allclose(found, [a @ b for a, b in zip(images, texts, strict=True)])

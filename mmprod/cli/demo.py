@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 HELD_OUT = 100
 """Held-out faces that the scores are taken over."""
 PRECISIONS = ("fp32", "fp16")
+ENGINES = ("fp16",)
+"""Precisions of the engines: what is shipped. `mmprod build` makes those in fp32, too."""
 
 
 @dataclass
@@ -79,7 +81,7 @@ def demo(
     from mmprod.config.load import load_config
 
     resolved = load_config(config, override or ())
-    request = EngineRequest(PRECISIONS, some(targets, "--target"), "rtx")
+    request = EngineRequest(ENGINES, some(targets, "--target"), "rtx")
     check_request(request)
     place = Place(target / "bundle", replace=True)
     check_place(place)
@@ -121,7 +123,8 @@ def _engines(
     if not flavour.usable:
         steps.out.note(f"no engines: {flavour.reason} ({flavour.hint})")
         return [], f"not built: {flavour.reason}"
-    with steps.step(f"build TensorRT engines for {', '.join(request.targets)}"):
+    what = f"{', '.join(request.precisions)} engines for {', '.join(request.targets)}"
+    with steps.step(f"build TensorRT {what}"):
         gate(steps.out, bundle, request.precisions)
         records = build(steps.out, bundle, request)
     return records, f"{len(records)} built with TensorRT for RTX {flavour.version}"

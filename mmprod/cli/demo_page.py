@@ -101,6 +101,10 @@ def next_steps(folder: str) -> tuple[tuple[str, str], ...]:
             "draw four faces with the exported graphs",
         ),
         (f"mmprod caption {folder}/bundle PICTURE", "describe a picture"),
+        (
+            f'mmprod edit {folder}/bundle PICTURE "what it shall show"',
+            "change a picture in words; docs/editing.md",
+        ),
         (f"mmprod parity sabotage {folder}/bundle", "damage the graphs and see parity notice"),
         (
             f"mmprod parity selftest {folder}/bundle",

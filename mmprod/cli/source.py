@@ -6,8 +6,8 @@ What a command does not ask for is not loaded: a run without a fusion stage has 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -46,11 +46,17 @@ class Source:
         return self.load_tokenizer()
 
 
-def open_source(path: Path, backend: Backend | None, precision: str = "fp32") -> Source:
+def open_source(
+    path: Path,
+    backend: Backend | None,
+    precision: str = "fp32",
+    sampler: Mapping[str, float] | None = None,
+) -> Source:
     """Open a run or bundle, all hashes checked.
 
     `backend` None: torch for a run, ONNX Runtime for a bundle; nothing else is possible, and is
-    refused. `precision`: of a bundle's graphs; a run has fp32 only.
+    refused. `precision`: of a bundle's graphs; a run has fp32 only. `sampler`: keys of the
+    configuration's section that differ; a bundle has its samplers built in.
     """
     kind = kind_of(path)
     natural: Backend = "torch" if kind == "run" else "ort"
@@ -68,10 +74,16 @@ def open_source(path: Path, backend: Backend | None, precision: str = "fp32") ->
     if kind == "bundle":
         from mmprod.bundle import open_bundle
 
+        if sampler:
+            raise ConfigError(
+                f"a bundle has its samplers built in: {', '.join(sampler)} cannot be changed",
+                hint="give the run it was exported from, or leave the option out",
+            )
+
         return _of_bundle(open_bundle(path), precision)
     from mmprod.checkpoint import open_run
 
-    return _of_run(open_run(path))
+    return _of_run(_resampled(open_run(path), sampler or {}))
 
 
 def kind_of(path: Path) -> Kind:
@@ -121,6 +133,25 @@ def torch_runners(run: Run) -> Callable[[str], Runner]:
     return runner
 
 
+def _resampled(run: Run, changes: Mapping[str, float]) -> Run:
+    """The run with other settings of its samplers. Raises ConfigError for impossible ones."""
+    if not changes:
+        return run
+    from pydantic import ValidationError
+
+    values = run.config.model_dump()
+    values["sampler"] |= changes
+    try:
+        config = type(run.config).model_validate(values)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join(str(part) for part in detail["loc"]) or "sampler"
+        raise ConfigError(
+            f"{where}: {detail['msg']}", hint=f"the run has {run.config.sampler!r}"
+        ) from error
+    return replace(run, config=config)
+
+
 def _of_run(run: Run) -> Source:
     from mmprod.graphs.catalog import build_catalog
 
@@ -144,14 +175,14 @@ def _of_run(run: Run) -> Source:
 
 def _of_bundle(bundle: Bundle, precision: str) -> Source:
     def runner(name: str) -> Runner:
+        from mmprod.bundle.assignment import resolve
         from mmprod.runners.ort import OrtRunner
 
-        graphs = bundle.artefacts(role="onnx", graph=name, precision=precision)
+        kind = resolve(bundle, name, precision)
+        graphs = bundle.artefacts(role="onnx", graph=name, precision=kind)
         if not graphs:
-            found = sorted({a.precision for a in bundle.artefacts(role="onnx", graph=name)})
-            hint = f"it holds {', '.join(found)}" if found else "export the run again"
-            raise ConfigError(f"{bundle.root} has no {name} in {precision}", hint=hint)
-        return OrtRunner(bundle.specs[name], bundle.path(graphs[0]))
+            raise _lacking(bundle, name, kind)
+        return OrtRunner(bundle.specs[name], bundle.path(graphs[0]), precision=kind)
 
     def facts() -> CodecFacts:
         from mmprod.graphs.codec_facts import CodecFacts
@@ -167,6 +198,19 @@ def _of_bundle(bundle: Bundle, precision: str) -> Source:
         runner=runner,
         load_tokenizer=lambda: _load_tokenizer(_only_file(bundle, "tokenizer")),
         codec_facts=facts,
+    )
+
+
+def _lacking(bundle: Bundle, name: str, precision: str) -> ConfigError:
+    """Why there is no such graph: another precision was exported, or a version before it did."""
+    found = sorted({a.precision for a in bundle.artefacts(role="onnx", graph=name)})
+    if found:
+        hint = f"it holds {', '.join(found)}"
+        return ConfigError(f"{bundle.root} has no {name} in {precision}", hint=hint)
+    held = ", ".join(sorted({a.graph for a in bundle.artefacts(role="onnx")}))
+    return ConfigError(
+        f"{bundle.root} has no graph {name}, it holds {held}",
+        hint=f"export the run again: mmprod export RUN --out {bundle.root} --replace",
     )
 
 

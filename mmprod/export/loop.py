@@ -3,9 +3,11 @@
     inputs -> prologue -> constants, state -> Loop (T steps: body) -> state -> epilogue -> outputs
 
 Each part is exported by itself and linked here, so the body may be cast to another precision first
-and the exporter never sees a loop. The trip count is a constant and the condition an explicit
-`true`, because TensorRT wants both. All weights lie in the outer graph, equal ones once; the body
-reads them, and what the prologue computed, from the scope around it.
+and the exporter never sees a loop. What a step computes from constants alone (queries, keys and
+values of a text that does not change, say) is computed once, before the Loop. The trip count is a
+constant and the condition an explicit `true`, because TensorRT wants both. All weights lie in the
+outer graph, equal ones once; the body reads them, and what was computed before, from the scope
+around it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import onnx
 from onnx import TensorProto, helper
 
 BODY = "loop"
+STAYING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""operators that are not moved out of the Loop: backends look for them beside their product"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ def compose_loop(parts: LoopParts, name: str, outputs: Sequence[str]) -> onnx.Mo
     shared.put(helper.make_tensor(f"{BODY}/steps", TensorProto.INT64, (), [parts.steps]))
     shared.put(helper.make_tensor(f"{BODY}/go_on", TensorProto.BOOL, (), [True]))
     shared.put(helper.make_tensor(f"{BODY}/axis", TensorProto.INT64, (1,), [0]))
-    body = _body_graph(parts, constants, shared)
+    early, body = _body_graph(parts, constants, shared)
+    nodes += early
     taken = [f"{BODY}/steps", f"{BODY}/go_on", *first]
     nodes.append(helper.make_node("Loop", taken, last, f"{BODY}/Loop", body=body))
     nodes += _link(parts.epilogue.graph, "epilogue", ([*constants, *last], outputs), shared)
@@ -67,16 +72,22 @@ def compose_loop(parts: LoopParts, name: str, outputs: Sequence[str]) -> onnx.Mo
     return model
 
 
-def _body_graph(parts: LoopParts, constants: Sequence[str], shared: _Weights) -> onnx.GraphProto:
-    """The subgraph of the Loop: (iteration, condition, *state) -> (condition, *state)."""
+def _body_graph(
+    parts: LoopParts, constants: Sequence[str], shared: _Weights
+) -> tuple[list[onnx.NodeProto], onnx.GraphProto]:
+    """What every step would compute alike, and the subgraph of the Loop: (iteration, condition,
+    *state) -> (condition, *state).
+    """
     iteration, condition, step = f"{BODY}/iteration", f"{BODY}/condition", f"{BODY}/step"
     graph = parts.body.graph
     states = list(graph.input)[1 + len(parts.constants) :]
     carried = [f"{BODY}/{state}" for state in parts.state]
     results = [f"{BODY}/{state}_next" for state in parts.state]
+    linked = _link(graph, BODY, ([step, *constants, *carried], results), shared)
+    early, changing = _apart(linked, {step, *carried}, set(results))
     nodes = [
         helper.make_node("Unsqueeze", [iteration, f"{BODY}/axis"], [step], step),
-        *_link(graph, BODY, ([step, *constants, *carried], results), shared),
+        *changing,
         helper.make_node("Identity", [condition], [f"{condition}_next"], condition),
     ]
     taken = [
@@ -88,7 +99,27 @@ def _body_graph(parts: LoopParts, constants: Sequence[str], shared: _Weights) ->
         helper.make_tensor_value_info(f"{condition}_next", TensorProto.BOOL, ()),
         *(_renamed(value, name) for value, name in zip(graph.output, results, strict=True)),
     ]
-    return helper.make_graph(nodes, BODY, taken, left)
+    return early, helper.make_graph(nodes, BODY, taken, left)
+
+
+def _apart(
+    nodes: Sequence[onnx.NodeProto], changing: set[str], results: set[str]
+) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+    """Nodes that read nothing which changes from step to step, and the others, both in order.
+
+    `changing`: values that do; `results`: those that the Loop must make itself. The early ones keep
+    the names of the body's nodes, by which `islands.split_loop` finds them.
+    """
+    early, inside = [], []
+    known = set(changing)
+    for node in nodes:
+        stays = node.op_type in STAYING or not results.isdisjoint(node.output)
+        if stays or not known.isdisjoint(node.input):
+            inside.append(node)
+            known.update(node.output)
+        else:
+            early.append(node)
+    return early, inside
 
 
 def _link(

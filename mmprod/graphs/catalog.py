@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.graphs.spec import Dim, GraphSpec, Tensor
 
@@ -23,6 +25,9 @@ def build_catalog(dims: Dims, sampler: SamplerConfig) -> dict[str, GraphSpec]:
     masked_tokens = Tensor("tokens", "int32", (BATCH, length), "tokens", below=v + 1)
     image_noise = Tensor("noise", "float32", (BATCH, sampler.image_steps, n), "noise")
     text_noise = Tensor("noise", "float32", (BATCH, sampler.text_steps, length), "noise")
+    joint_noise = Tensor("noise", "float32", (BATCH, sampler.image_steps, n + length), "noise")
+    original = replace(pixels, name="original")
+    keep = Tensor("keep", "int32", (BATCH, n), "mask", below=2)
     specs = (
         GraphSpec("codec_encode", (pixels,), (codes,), "picture -> codes"),
         GraphSpec("codec_decode", (codes,), (pixels,), "codes -> picture"),
@@ -66,6 +71,21 @@ def build_catalog(dims: Dims, sampler: SamplerConfig) -> dict[str, GraphSpec]:
             (tokens,),
             "picture + noise -> caption tokens, the whole sampler in one call",
             loop_steps=sampler.text_steps,
+        ),
+        GraphSpec(
+            "joint",
+            (joint_noise,),
+            (pixels, codes, tokens),
+            "noise -> picture and caption, drawn together, the whole sampler in one call",
+            loop_steps=sampler.image_steps,
+        ),
+        GraphSpec(
+            "edit",
+            (original, keep, masked_tokens, image_noise),
+            (pixels, codes),
+            "picture + places to keep + partly masked tokens + noise -> picture with the other "
+            "places drawn anew",
+            loop_steps=sampler.image_steps,
         ),
     )
     return {spec.name: spec for spec in specs}

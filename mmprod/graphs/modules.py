@@ -11,13 +11,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from mmprod.config.schema import Dims, SamplerConfig
+from mmprod.graphs.samplers import (
+    EditPrologue,
+    ImageToTextEpilogue,
+    ImageToTextPrologue,
+    ImageToTextStep,
+    JointEpilogue,
+    JointPrologue,
+    JointStep,
+    TextToImageEpilogue,
+    TextToImagePrologue,
+    TextToImageStep,
+)
 from mmprod.models.codec import Codec
 from mmprod.models.fusion import Fusion
-from mmprod.models.unmask import ImageUnmask, TextUnmask
 
 Tensors = tuple[Tensor, ...]
 
@@ -31,6 +41,11 @@ class CodecEncode(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensors:
         return (self.codec.encode(pixels),)
+
+    def rivals(self, pixels: Tensor) -> dict[str, Tensors]:
+        """What was nearly chosen, by output: ids and changes (see `runner.Rivals`)."""
+        found = self.codec.rivals(pixels)
+        return {} if found is None else {"codes": found}
 
 
 class CodecDecode(nn.Module):
@@ -109,92 +124,16 @@ class LoopModule(nn.Module):
         return outputs
 
 
-class TextToImagePrologue(nn.Module):
-    """tokens, noise -> text features, features of no text, noise, wholly masked codes."""
-
-    def __init__(self, fusion: Fusion, dims: Dims) -> None:
-        super().__init__()
-        self.fusion, self.dims = fusion, dims
-
-    def forward(self, tokens: Tensor, noise: Tensor) -> Tensors:
-        given = self.fusion.text.encode(tokens)
-        free = self.fusion.text.encode(torch.full_like(tokens, self.dims.vocabulary))
-        codes = torch.full_like(noise[:, 0], self.dims.codebook_size, dtype=torch.int32)
-        return given, free, noise, codes
-
-
-class TextToImageStep(nn.Module):
-    """One denoising step of a picture, with and without its text in one batch."""
-
-    def __init__(self, fusion: Fusion, dims: Dims, sampler: SamplerConfig) -> None:
-        super().__init__()
-        self.fusion = fusion
-        self.sampling = ImageUnmask(dims, sampler)
-
-    def forward(
-        self, step: Tensor, given: Tensor, free: Tensor, noise: Tensor, codes: Tensor
-    ) -> Tensors:
-        image = self.fusion.image.encode(codes)
-        fused, _ = self.fusion.fuse(torch.cat([image, image]), torch.cat([given, free]))
-        logits = rearrange(self.fusion.image.decode(fused), "(two b) n k -> two b n k", two=2)
-        with_text, without = logits.unbind(0)
-        return (self.sampling(step, with_text, without, codes, noise),)
-
-
-class TextToImageEpilogue(nn.Module):
-    """codes -> pixels, codes."""
-
-    def __init__(self, codec: Codec, grid: int) -> None:
-        super().__init__()
-        self.codec, self.grid = codec, (grid, grid)
-
-    def forward(self, given: Tensor, free: Tensor, noise: Tensor, codes: Tensor) -> Tensors:
-        return self.codec.decode(codes, self.grid), codes
-
-
-class ImageToTextPrologue(nn.Module):
-    """pixels, noise -> image features, noise, wholly masked tokens."""
-
-    def __init__(self, codec: Codec, fusion: Fusion, dims: Dims) -> None:
-        super().__init__()
-        self.codec, self.fusion, self.dims = codec, fusion, dims
-
-    def forward(self, pixels: Tensor, noise: Tensor) -> Tensors:
-        image = self.fusion.image.encode(self.codec.encode(pixels))
-        tokens = torch.full_like(noise[:, 0], self.dims.vocabulary, dtype=torch.int32)
-        return image, noise, tokens
-
-
-class ImageToTextStep(nn.Module):
-    """One denoising step of a caption."""
-
-    def __init__(self, fusion: Fusion, dims: Dims, sampler: SamplerConfig) -> None:
-        super().__init__()
-        self.fusion = fusion
-        self.sampling = TextUnmask(dims, sampler)
-
-    def forward(self, step: Tensor, image: Tensor, noise: Tensor, tokens: Tensor) -> Tensors:
-        _, fused = self.fusion.fuse(image, self.fusion.text.encode(tokens))
-        return (self.sampling(step, self.fusion.text.decode(fused), tokens, noise),)
-
-
-class ImageToTextEpilogue(nn.Module):
-    """tokens -> tokens."""
-
-    def forward(self, image: Tensor, noise: Tensor, tokens: Tensor) -> Tensors:
-        return (tokens,)
-
-
 def build_module(
     name: str, *, codec: Codec, fusion: Fusion, dims: Dims, sampler: SamplerConfig
 ) -> nn.Module:
     """The module of one graph of the catalog: forward(*inputs in the spec's order) -> outputs in
-    the spec's order.
+    the spec's order. Made from equal arguments, parts of the same class are the same function.
     """
 
-    def text_to_image() -> nn.Module:
+    def picture(prologue: nn.Module) -> nn.Module:
         parts = (
-            TextToImagePrologue(fusion, dims),
+            prologue,
             TextToImageStep(fusion, dims, sampler),
             TextToImageEpilogue(codec, dims.grid),
         )
@@ -208,6 +147,14 @@ def build_module(
         )
         return LoopModule(parts, sampler.text_steps, ("image", "noise"), ("tokens",))
 
+    def joint() -> nn.Module:
+        parts = (
+            JointPrologue(fusion, dims),
+            JointStep(fusion, dims, sampler),
+            JointEpilogue(codec, dims.grid),
+        )
+        return LoopModule(parts, sampler.image_steps, ("free", "noise"), ("codes", "tokens"))
+
     builders: dict[str, Callable[[], nn.Module]] = {
         "codec_encode": lambda: CodecEncode(codec),
         "codec_decode": lambda: CodecDecode(codec, dims.grid),
@@ -215,7 +162,9 @@ def build_module(
         "embed_text": lambda: EmbedText(fusion),
         "fusion_step": lambda: fusion,
         "code_prior": lambda: CodePrior(fusion, dims),
-        "text_to_image": text_to_image,
+        "text_to_image": lambda: picture(TextToImagePrologue(fusion, dims)),
         "image_to_text": image_to_text,
+        "joint": joint,
+        "edit": lambda: picture(EditPrologue(codec, fusion, dims)),
     }
     return builders[name]().eval()

@@ -81,7 +81,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, min_probability: f
 
 
 class ImageUnmask(nn.Module):
-    """Guidance, draw, and the fixed places of a step."""
+    """Guidance, draw, and the fixed places of a step, those that are known already left out."""
 
     ranks: Tensor
     bounds: Tensor
@@ -89,7 +89,7 @@ class ImageUnmask(nn.Module):
 
     def __init__(self, dims: Dims, sampler: SamplerConfig) -> None:
         super().__init__()
-        steps = sampler.image_steps
+        steps, self.mask_id = sampler.image_steps, dims.codebook_size
         self.temperature, self.min_probability = sampler.image_temperature, sampler.min_probability
         ranks = torch.tensor(halton_ranks(dims.grid, dims.planes), dtype=torch.int32)
         self.register_buffer("ranks", ranks, persistent=False)
@@ -102,7 +102,8 @@ class ImageUnmask(nn.Module):
         self, step: Tensor, given: Tensor, free: Tensor, codes: Tensor, noise: Tensor
     ) -> Tensor:
         """step (1,) int64; given, free (B, N, K) logits with and without the condition; codes (B,
-        N) int32; noise (B, T, N) -> codes (B, N) int32 with the places of this step filled in.
+        N) int32; noise (B, T, N) -> codes (B, N) int32 with the masked places of this step filled
+        in.
 
         Guidance after classifier-free guidance (Ho and Salimans 2022, eq. 6): free + (1 + w)(given
         - free).
@@ -113,7 +114,7 @@ class ImageUnmask(nn.Module):
             free + weight * (given - free), uniform, self.temperature, self.min_probability
         )
         low, high = self.bounds.index_select(0, step), self.bounds.index_select(0, step + 1)
-        chosen = (self.ranks >= low) & (self.ranks < high)
+        chosen = (self.ranks >= low) & (self.ranks < high) & (codes == self.mask_id)
         return torch.where(chosen, drawn, codes)
 
 
@@ -147,3 +148,17 @@ class TextUnmask(nn.Module):
         rank = (score[:, None, :] > score[:, :, None]).to(torch.int32).sum(-1, dtype=torch.int32)
         count = self.bounds.index_select(0, step + 1) - self.bounds.index_select(0, step)
         return torch.where(masked & (rank < count), drawn, tokens)
+
+
+class JointUnmask(nn.Module):
+    """The two of them side by side, with as many steps for the text as for the picture.
+
+    The text is unmasked evenly and the picture few places first, so the words run ahead of what
+    they describe. Call the parts.
+    """
+
+    def __init__(self, dims: Dims, sampler: SamplerConfig) -> None:
+        super().__init__()
+        together = sampler.model_copy(update={"text_steps": sampler.image_steps})
+        self.image = ImageUnmask(dims, together)
+        self.text = TextUnmask(dims, together)

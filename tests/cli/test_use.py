@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmprod.cli.use import GAP
+from mmprod.cli.sheet import GAP
+from mmprod.cli.use import tidied
 
 from .conftest import Mmprod
 
@@ -29,6 +30,95 @@ def test_generate_writes_a_grid_that_depends_on_the_seed(
     assert first.shape == (2 * (128 + GAP) + GAP, 3 * (128 + GAP) + GAP, 3)
     np.testing.assert_array_equal(first, grid(1, "b.png"))
     assert not np.array_equal(first, grid(2, "c.png"))
+
+
+def test_single_files_hold_what_the_grid_shows(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:
+    grid, folder = tmp_path / "grid.png", tmp_path / "single"
+    arguments = ("generate", run, "a hat", "-n", 3, "--out", grid, "--separate", folder, "--json")
+    files = mmprod(*arguments).json()["files"]
+    assert files == [str(folder / f"{index}.png") for index in range(3)]
+    sheet = np.asarray(Image.open(grid))
+    for index, file in enumerate(files):
+        x = GAP + index * (128 + GAP)
+        shown = sheet[GAP : GAP + 128 : 8, x : x + 128 : 8]
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), shown)
+
+
+@pytest.mark.parametrize("option", ["--denoise", "--sharpen"])
+def test_finishing_touches_are_off_unless_asked_for(
+    option: str, mmprod: Mmprod, run: Path, tmp_path: Path
+) -> None:
+    plain, touched = tmp_path / "plain.png", tmp_path / "touched.png"
+    mmprod("generate", run, "a hat", "-n", 1, "--out", plain)
+    mmprod("generate", run, "a hat", "-n", 1, "--out", touched, option)
+    assert not np.array_equal(np.asarray(Image.open(plain)), np.asarray(Image.open(touched)))
+
+
+def test_joint_and_unconditional_need_no_caption(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:
+    arguments = ("-n", 18, "--out", tmp_path / "x.png", "--json")
+    both = mmprod("generate", run, "--joint", *arguments).json()
+    assert both["pictures"] == 18 and len(both["captions"]) == 18
+    alone = mmprod("generate", run, "--unconditional", *arguments).json()
+    assert alone["pictures"] == 18 and alone["captions"] == []
+
+
+@pytest.mark.parametrize("judge", ["likelihood", "similarity"])
+def test_the_best_is_one_of_the_candidates(
+    judge: str, mmprod: Mmprod, run: Path, tmp_path: Path
+) -> None:
+    def files(*arguments: object) -> list[bytes]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        common = ("--separate", folder, "--out", tmp_path / "grid.png", "--json")
+        found = mmprod("generate", run, "a hat", *arguments, *common).json()["files"]
+        return [Path(file).read_bytes() for file in found]
+
+    candidates = files("-n", 6)
+    best = files("-n", 2, "--best-of", 3, "--by", judge)
+    assert len(best) == 2
+    assert best[0] in candidates[:3] and best[1] in candidates[3:]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["x", "--joint"],
+        ["x", "--unconditional"],
+        ["--joint", "--unconditional"],
+        ["--unconditional", "--best-of", 2, "--by", "similarity"],
+    ],
+)
+def test_requests_that_contradict_themselves(
+    arguments: list[str], mmprod: Mmprod, run: Path
+) -> None:
+    result = mmprod("generate", run, *arguments, "--json")
+    assert result.code == 2
+    assert result.json()["error"]["hint"]
+
+
+@pytest.mark.parametrize("option", [("--steps", 5), ("--guidance", 9), ("--temperature", 0.1)])
+def test_samplers_of_a_run_can_be_changed(
+    option: tuple[str, float], mmprod: Mmprod, run: Path, tmp_path: Path
+) -> None:
+    plain, changed = tmp_path / "plain.png", tmp_path / "changed.png"
+    assert mmprod("generate", run, "a hat", "--out", plain).code == 0
+    assert mmprod("generate", run, "a hat", *option, "--out", changed).code == 0
+    same = np.array_equal(np.asarray(Image.open(plain)), np.asarray(Image.open(changed)))
+    assert not same
+
+
+@pytest.mark.parametrize("option", [("--steps", 0), ("--steps", 17), ("--temperature", 0)])
+def test_impossible_samplers_are_refused(
+    option: tuple[str, float], mmprod: Mmprod, run: Path, tmp_path: Path
+) -> None:
+    result = mmprod("generate", run, "x", *option, "--out", tmp_path / "x.png", "--json")
+    assert result.code == 2
+    assert "sampler" in result.json()["error"]["message"]
+
+
+def test_tidy_captions() -> None:
+    assert tidied("  a  face with\nred hair ") == "A face with red hair"
+    assert tidied("") == ""
 
 
 def test_caption_answers_for_every_picture(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from mmprod.export.islands import split_loop
 from mmprod.export.loop import LoopParts, compose_loop
 from mmprod.export.precision import assert_precision, cast_model, precision_of
 from mmprod.graphs.runner import Array
@@ -61,6 +62,38 @@ def parts(steps: int) -> LoopParts:
     return LoopParts(prologue, body, epilogue, ("constant",), ("state",), steps)
 
 
+def with_fixed_part(*, quantized: bool = False) -> LoopParts:
+    """The body adds constant * constant W, too, with a Q/DQ pair between the two if `quantized`."""
+    made = parts(4)
+    fixed = [
+        node("MatMul", "constant weight", "product"),
+        node("Mul", "constant product", "fixed"),
+        node("Add", "sum fixed", "more"),
+    ]
+    if quantized:
+        fixed[1:2] = [
+            node("QuantizeLinear", "product scale", "small"),
+            node("DequantizeLinear", "small scale", "large"),
+            node("Mul", "constant large", "fixed"),
+        ]
+    body = onnx.ModelProto.FromString(made.body.SerializeToString())
+    nodes = list(body.graph.node)
+    nodes[3].input[0] = "more"
+    rest = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del body.graph.node[:]
+    body.graph.node.extend([*rest[:2], *fixed, *rest[2:]])
+    if quantized:
+        body.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.asarray(0.01, np.float32), "scale")
+        )
+    return replace(made, body=body)
+
+
+def inside(model: onnx.ModelProto) -> list[str]:
+    (loop,) = (n for n in model.graph.node if n.op_type == "Loop")
+    return [n.op_type for n in loop.attribute[0].g.node]
+
+
 def linked(steps: int, precision: str = "fp32") -> onnx.ModelProto:
     made = parts(steps)
     cast = {k: cast_model(getattr(made, k), precision) for k in ("prologue", "body", "epilogue")}
@@ -102,6 +135,51 @@ def test_the_loop_body_is_cast_too(tmp_path: Path) -> None:
         assert (found != expected).any()
 
 
+def test_what_no_step_changes_is_computed_once(tmp_path: Path) -> None:
+    model = compose_loop(with_fixed_part(), "small", ["state", "y"])
+    onnx.checker.check_model(model, full_check=True)
+    nodes = ["MatMul", "Add", "Add", "Gather", "Add", "Tanh"]
+    assert inside(model) == ["Unsqueeze", *nodes, "Identity"]
+    (found, _), _ = run(model, 4, 3, tmp_path)
+    rng = np.random.default_rng(3)
+    x, state = (rng.random((3, 8), dtype=np.float32) for _ in range(2))
+    constant = x @ matrix(1)
+    for step in range(4):
+        fixed = constant * (constant @ matrix(1))
+        state = np.tanh(state @ matrix(1) + constant + fixed + TABLE[step])
+    np.testing.assert_allclose(found, state, atol=1e-6)
+
+
+def test_it_can_be_taken_apart_and_linked_again(tmp_path: Path) -> None:
+    model = compose_loop(with_fixed_part(), "small", ["state", "y"])
+    again = compose_loop(split_loop(model), "small", ["state", "y"])
+    onnx.checker.check_model(again, full_check=True)
+    assert inside(again) == inside(model)
+    (first, _), (second, _) = run(model, 4, 3, tmp_path), run(again, 4, 3, tmp_path)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_quantized_stays_with_its_product() -> None:
+    model = compose_loop(with_fixed_part(quantized=True), "small", ["state", "y"])
+    onnx.checker.check_model(model, full_check=True)
+    assert inside(model).count("MatMul") == 1  # the product itself is fixed
+    assert {"QuantizeLinear", "DequantizeLinear", "Mul"} <= set(inside(model))
+
+
+def test_a_state_that_never_changes_is_still_made_in_the_loop() -> None:
+    made = parts(2)
+    body = graph(
+        [node("MatMul", "constant weight", "state_out")],
+        {"weight": matrix(1)},
+        {"step": (TensorProto.INT64, [1]), "constant": ROW, "state": ROW},
+        {"state_out": ROW},
+    )
+    model = compose_loop(replace(made, body=body), "small", ["state", "y"])
+    onnx.checker.check_model(model, full_check=True)
+    assert "MatMul" in inside(model)
+
+
 def test_interface_trip_count_and_condition() -> None:
     model = linked(5)
     assert [v.name for v in model.graph.input] == ["x", "noise"]
@@ -123,8 +201,9 @@ def test_equal_weights_are_stored_once_and_others_apart() -> None:
     assert any(np.array_equal(m, matrix(2)) for m in matrices)
 
 
-def test_names_are_distinct_over_all_parts() -> None:
-    model = linked(3)
+@pytest.mark.parametrize("linked_parts", [parts(3), with_fixed_part()])
+def test_names_are_distinct_over_all_parts(linked_parts: LoopParts) -> None:
+    model = compose_loop(linked_parts, "small", ["state", "y"])
     (loop,) = (n for n in model.graph.node if n.op_type == "Loop")
     nodes = [*model.graph.node, *loop.attribute[0].g.node]
     made = [name for n in nodes for name in n.output]

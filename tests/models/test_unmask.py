@@ -86,6 +86,17 @@ def test_image_steps_fill_every_place_once() -> None:
     assert left == 0
 
 
+def test_image_steps_leave_known_places_alone() -> None:
+    unmask = ImageUnmask(DIMS, SAMPLER)
+    codes = torch.full((1, 16), 11, dtype=torch.int32)
+    codes[:, ::3] = 4
+    logits = torch.zeros(1, 16, 11)
+    logits[..., 7] = 50.0
+    for step in range(4):
+        codes = unmask(torch.tensor([step]), logits, logits, codes, torch.rand(1, 4, 16))
+    assert codes[0].tolist() == [4 if place % 3 == 0 else 7 for place in range(16)]
+
+
 def test_guidance_pulls_towards_the_condition() -> None:
     given = torch.zeros(1, 16, 11)
     given[..., 5] = 2.0
