@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mmprod.cli.auto import candidates, narrow, option_table
 from mmprod.cli.command import BundleArg, RunArg, some
 from mmprod.cli.gate import check, gate
 from mmprod.cli.output import Output, Table, Text, View, megabytes, shown
@@ -25,13 +26,20 @@ if TYPE_CHECKING:
     from mmprod.checkpoint import Run
     from mmprod.engines.record import EngineRecord
 
-SAMPLES = 8
-"""Real pictures and captions among the stored reference inputs."""
+SAMPLES = 20
+"""Real pictures and captions: 4 for the references, 16 that int8 and fp8 are calibrated on."""
 
 FlavourName = Literal["auto", "rtx", "tensorrt"]
 
 TrtFlag = Annotated[bool, typer.Option("--trt", help="Build TensorRT engines too.")]
-Precision = Annotated[str, typer.Option("--precision", metavar="P,...", help="fp32, fp16, bf16.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="P,...",
+        help="fp32 fp16 bf16 int8 fp8, or auto: of each graph the smallest that passes parity.",
+    ),
+]
 Target = Annotated[
     str,
     typer.Option(
@@ -71,13 +79,11 @@ def export(
     from mmprod.bundle import Place
     from mmprod.checkpoint import open_run
     from mmprod.engines.flavours import choose_flavour
-    from mmprod.export.precision import check_precision_name
 
-    precisions = some(precision, "--precision")
-    for name in precisions:
-        check_precision_name(name)
-    request = EngineRequest(precisions, some(target, "--target"), flavour) if trt else None
-    if request:
+    targets = some(target, "--target") if trt else ()
+    precisions, auto = chosen_precisions(precision, targets, flavour)
+    request = EngineRequest(precisions, targets, flavour) if trt else None
+    if request and not auto:
         check_request(request)
     opened = open_run(run)
     place = Place(target_folder or Path("bundles") / opened.name, replace)
@@ -85,12 +91,15 @@ def export(
     if request:
         choose_flavour(request.flavour, request.targets)
     bundle = export_bundle(out, opened, place, precisions)
+    options = narrow(out, bundle, opened) if auto else []
     records: list[EngineRecord] = []
     if request:
-        gate(out, bundle, precisions)
+        if auto:
+            request = EngineRequest(("auto",), targets, flavour)
+        gate(out, bundle, request.precisions)
         records = build(out, bundle, request)
     report = check(out, bundle, opened)
-    views: list[View] = [*parity_views(report)]
+    views: list[View] = [*([option_table(options)] if auto else []), *parity_views(report)]
     if records:
         views.append(engine_table(records))
     path = shown(bundle.root)
@@ -98,6 +107,7 @@ def export(
     out.result(
         {
             "bundle": bundle.root,
+            "precisions": [option.as_dict() for option in options],
             "parity": parity_data(report),
             "engines": [record.as_dict() for record in records],
         },
@@ -121,9 +131,10 @@ def build_command(
         raise ConfigError("nothing to build", hint="add --trt: TensorRT is what can be built")
     precisions, targets = some(precision, "--precision"), some(target, "--target")
     request = EngineRequest(precisions, targets, flavour)
-    check_request(request)
+    if precisions != ("auto",):  # else build_engines checks what the bundle assigned
+        check_request(request)
     opened = open_bundle(bundle)
-    gate(out, opened, precisions)
+    gate(out, opened, precisions, foreign=True)
     records = build(out, opened, request)
     data = {"bundle": opened.root, "engines": [record.as_dict() for record in records]}
     path = shown(opened.root)
@@ -132,22 +143,38 @@ def build_command(
 
 
 def check_request(request: EngineRequest) -> None:
-    """Raise ConfigError for engines that nobody could build or check, before any work."""
+    """Raise ConfigError for engines that nobody could build, before any work."""
     from mmprod.engines import targets
-    from mmprod.parity.limits import PRECISIONS
-    from mmprod.runners.cuda import find_device
 
-    flavour = request.flavour
-    if flavour == "auto":
-        flavour = "tensorrt" if set(request.targets) == {find_device().target} else "rtx"
+    flavour = flavour_for(request.flavour, request.targets)
     for precision in request.precisions:
         for target in request.targets:
             targets.check_request(precision, target, flavour)
-        if precision not in PRECISIONS:
-            raise ConfigError(
-                f"no engines are built in {precision}: no parity limits are set for it",
-                hint=f"precisions with limits: {', '.join(PRECISIONS)}",
-            )
+
+
+def flavour_for(asked: FlavourName, targets: tuple[str, ...]) -> Literal["rtx", "tensorrt"]:
+    """The flavour that `auto` stands for, as far as targets tell."""
+    from mmprod.runners.cuda import find_device
+
+    if asked != "auto":
+        return asked
+    return "tensorrt" if set(targets) == {find_device().target} else "rtx"
+
+
+def chosen_precisions(
+    text: str, targets: tuple[str, ...], flavour: FlavourName
+) -> tuple[tuple[str, ...], bool]:
+    """The precisions to export, and whether `auto` is to choose among them."""
+    from mmprod.engines import targets as known
+    from mmprod.export.precision import check_precision_name
+
+    asked = some(text, "--precision")
+    if "auto" in asked:
+        kind = flavour_for(flavour, targets)
+        return candidates(asked, targets, lambda p, t: known.check_request(p, t, kind)), True
+    for name in asked:
+        check_precision_name(name)
+    return asked, False
 
 
 def check_place(place: Place) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmprod.bundle import Artefact, Bundle
+from mmprod.bundle.assignment import resolve
 from mmprod.engines.flavours import Flavour, choose_flavour
 from mmprod.engines.job import BuildJob, BuildResult
 from mmprod.engines.pool import Limits, run_jobs
@@ -68,6 +69,7 @@ def build_engines(
     on_event: Callable[[BuildEvent], None] | None = None,
 ) -> list[EngineRecord]:
     """Build what is missing, list it in the bundle and save the bundle. Records in catalog order.
+    `precisions`: `auto` stands for the one that the export assigned to each graph.
 
     Raises ConfigError before anything is built for a request that no target or graph can meet;
     after the last build one error that lists all that failed.
@@ -76,10 +78,11 @@ def build_engines(
         raise ConfigError(
             "no precision or no target was given", hint="--precision fp16 --target sm89"
         )
-    for precision in precisions:
+    asked = dict.fromkeys(resolve(bundle, g, p) for p in precisions for g in bundle.specs)
+    for precision in asked:
         check_precision(precision)
     chosen = choose_flavour(flavour, targets)
-    for precision in precisions:
+    for precision in asked:
         for target in targets:
             check_request(precision, target, chosen.name)
     graphs = _graphs(bundle, precisions)
@@ -175,7 +178,7 @@ def _graphs(bundle: Bundle, precisions: Sequence[str]) -> list[list[Artefact]]:
     for graph in bundle.specs:
         if not bundle.artefacts(role="onnx", graph=graph):
             continue
-        for precision in dict.fromkeys(precisions):
+        for precision in dict.fromkeys(resolve(bundle, graph, asked) for asked in precisions):
             onnx = bundle.artefacts(role="onnx", graph=graph, precision=precision)
             if len(onnx) != 1:
                 has = ", ".join(a.precision for a in bundle.artefacts(role="onnx", graph=graph))

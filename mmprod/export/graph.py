@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mmprod.export.graph_file import finish_graph
 from mmprod.export.loop import LoopParts, compose_loop
 from mmprod.export.onnx_export import Part
-from mmprod.export.precision import assert_precision, cast_model
+from mmprod.export.precision import QUANTIZED, assert_precision, cast_model
+from mmprod.export.quantize import Ranges, quantize_model
 from mmprod.graphs.modules import LoopModule
 from mmprod.graphs.runner import example_inputs
 from mmprod.graphs.spec import Dim, GraphSpec
@@ -53,16 +54,22 @@ def parts_of(spec: GraphSpec, module: nn.Module) -> list[Part]:
 
 
 def assemble(
-    spec: GraphSpec, module: nn.Module, exported: Mapping[str, onnx.ModelProto], precision: str
+    spec: GraphSpec,
+    module: nn.Module,
+    exported: Mapping[str, onnx.ModelProto],
+    precision: str,
+    ranges: Mapping[str, Ranges] | None = None,
 ) -> onnx.ModelProto:
     """The finished graph in one precision, from the fp32 models of its parts by name.
+
+    `ranges`: of each part's activations (`calibrate.calibrate`); int8 and fp8 need them.
 
     Raises ConfigError (precision, operator), NumericsError (a weight out of range) and
     PrecisionMismatch.
     """
     if isinstance(module, LoopModule):
         cast = {
-            part: cast_model(exported[f"{spec.name}.{part}"], precision)
+            part: _converted(f"{spec.name}.{part}", exported, precision, ranges)
             for part in ("prologue", "body", "epilogue")
         }
         parts = LoopParts(
@@ -70,10 +77,24 @@ def assemble(
         )
         model = compose_loop(parts, spec.name, [t.name for t in spec.outputs])
     else:
-        model = cast_model(exported[spec.name], precision)
+        model = _converted(spec.name, exported, precision, ranges)
     finish_graph(model, spec, precision)
     assert_precision(model, precision)
     return model
+
+
+def _converted(
+    part: str,
+    exported: Mapping[str, onnx.ModelProto],
+    precision: str,
+    ranges: Mapping[str, Ranges] | None,
+) -> onnx.ModelProto:
+    """A part in its precision."""
+    if precision not in QUANTIZED:
+        return cast_model(exported[part], precision)
+    if ranges is None:
+        raise ValueError(f"{part}: {precision} needs ranges")
+    return quantize_model(exported[part], precision, ranges[part])
 
 
 def _results(names: tuple[str, ...]) -> tuple[str, ...]:

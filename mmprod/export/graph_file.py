@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 import mmprod
 from mmprod.errors import ConfigError
+from mmprod.export.precision import QUANTIZED
 from mmprod.export.value_types import walk
 from mmprod.graphs.spec import Dim, GraphSpec, Tensor
 from mmprod.manifest import atomic_path
@@ -31,6 +32,8 @@ ALLOWED = frozenset(
 """Operators that give the same result in PyTorch, ONNX Runtime and TensorRT. Left out on purpose:
 TopK and sorting break ties differently, Multinomial and Random* draw differently, NonZero and If
 make shapes depend on data, Scatter* may write in any order."""
+QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""allowed in int8 and fp8 graphs: rounding to a grid, alike everywhere"""
 _TYPES: dict[int, str] = {
     TensorProto.UINT8: "uint8",
     TensorProto.INT32: "int32",
@@ -43,7 +46,7 @@ def finish_graph(model: onnx.ModelProto, spec: GraphSpec, precision: str) -> Non
 
     Raises ConfigError for an operator outside `ALLOWED`.
     """
-    check_operators(model, spec)
+    check_operators(model, spec, ALLOWED | QUANTIZING if precision in QUANTIZED else ALLOWED)
     check_interface(model, spec)
     for node, _ in walk(model.graph):
         del node.metadata_props[:]
@@ -61,15 +64,17 @@ def finish_graph(model: onnx.ModelProto, spec: GraphSpec, precision: str) -> Non
     model.graph.name = spec.name
 
 
-def check_operators(model: onnx.ModelProto, spec: GraphSpec) -> None:
-    """Only `ALLOWED` operators, one Loop of our own where the graph has loop steps, and uint8 only
+def check_operators(
+    model: onnx.ModelProto, spec: GraphSpec, allowed: frozenset[str] = ALLOWED
+) -> None:
+    """Only `allowed` operators, one Loop of our own where the graph has loop steps, and uint8 only
     between a cast and the graph's inputs and outputs (TensorRT knows it nowhere else)."""
     loops = 1 if spec.loop_steps else 0
     hint = "write the model with another operation; see ALLOWED in export/graph_file.py"
     for node, types in walk(model.graph):
         ours = node.op_type == "Loop" and loops
         loops -= 1 if ours else 0
-        if node.domain or not (ours or node.op_type in ALLOWED):
+        if node.domain or not (ours or node.op_type in allowed):
             raise ConfigError(
                 f"{spec.name}: {node.name} is the operator {node.op_type}, which not every backend "
                 "computes alike",

@@ -10,26 +10,29 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
 from torch import nn
 
 import mmprod
 from mmprod.bundle import Bundle, Place, create_bundle
+from mmprod.bundle.sbom import SOFTWARE, loaded_software
 from mmprod.checkpoint.identity import codec_facts
 from mmprod.checkpoint.models import Models
 from mmprod.checkpoint.run import Run
 from mmprod.errors import ConfigError
+from mmprod.export.calibrate import calibrate
 from mmprod.export.graph import assemble, parts_of
 from mmprod.export.graph_file import save_graph
 from mmprod.export.onnx_export import Part
-from mmprod.export.precision import check_precision_name, precision_of
-from mmprod.export.reference import BATCHES, write_reference
+from mmprod.export.precision import QUANTIZED, check_precision_name, precision_of
+from mmprod.export.reference import BATCHES, reference_inputs, write_reference
 from mmprod.export.workers import export_parts, process_count
 from mmprod.graphs.codec_facts import FILE, CodecFacts
 from mmprod.graphs.modules import build_module
@@ -38,6 +41,9 @@ from mmprod.graphs.spec import GraphSpec
 from mmprod.runners.torch import TorchRunner
 
 logger = logging.getLogger(__name__)
+
+CALIBRATION = 16
+"""samples that set the ranges of int8 and fp8 graphs, taken behind those of the references"""
 
 
 @dataclass(frozen=True)
@@ -113,20 +119,29 @@ def _fill(
         for name in bundle.specs
     }
     exported = _trace(bundle.specs, modules, models, tell)
-    _write_graphs(bundle, modules, exported, precisions, tell)
-    _write_references(bundle, modules, samples, tell)
+    real = _with_codes(bundle, modules, samples)
+    ids = {"codes": bundle.dims.codebook_size, "tokens": bundle.dims.vocabulary}
+
+    def calibration(spec: GraphSpec) -> dict[str, Array]:
+        return reference_inputs(spec, CALIBRATION, real, ids)
+
+    _write_graphs(bundle, modules, exported, precisions, calibration, tell)
+    _write_references(bundle, modules, real, ids, tell)
     _copy(bundle, run.tokenizer_path, "tokenizer.json", "tokenizer")
     _copy(bundle, run.config_path, "config.toml", "config")
     add_codec_facts(bundle, codec_facts(models.codec, run.config.codec, run.dims))
+    bundle.provenance[SOFTWARE] = loaded_software()  # now that all of it was used
     bundle.save()
 
 
 def _trace(
     specs: Mapping[str, GraphSpec], modules: Mapping[str, nn.Module], models: Models, tell: OnEvent
 ) -> dict[str, onnx.ModelProto]:
-    """The fp32 graphs of all parts."""
-    parts = [part for spec in specs.values() for part in parts_of(spec, modules[spec.name])]
-    parts = sorted(reversed(parts), key=_is_light)
+    """The fp32 graphs of all parts; samplers that share a part share its graph."""
+    alike: dict[Hashable, list[Part]] = {}
+    for part in (part for spec in specs.values() for part in parts_of(spec, modules[spec.name])):
+        alike.setdefault((type(part.module), part.inputs, part.outputs), []).append(part)
+    parts = sorted(reversed([same[0] for same in alike.values()]), key=_is_light)
     tensors = [*models.codec.state_dict().values(), *models.fusion.state_dict().values()]
     weights = sum(tensor.nbytes for tensor in tensors)
     count: Counter[str] = Counter()
@@ -136,7 +151,8 @@ def _trace(
         logger.debug("traced %s in %.1f s", name, seconds)
         tell(ExportEvent("trace", name, count["done"], len(parts), seconds))
 
-    return export_parts(parts, process_count(weights), done)
+    traced = export_parts(parts, process_count(weights), done)
+    return {part.name: traced[same[0].name] for same in alike.values() for part in same}
 
 
 def _is_light(part: Part) -> bool:
@@ -149,12 +165,22 @@ def _write_graphs(
     modules: Mapping[str, nn.Module],
     exported: Mapping[str, onnx.ModelProto],
     precisions: tuple[str, ...],
+    calibration: Callable[[GraphSpec], dict[str, Array]],
     tell: OnEvent,
 ) -> None:
+    """All graphs in all precisions. `calibration`: inputs of a graph that set its ranges."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
     jobs = [(spec, precision) for spec in bundle.specs.values() for precision in precisions]
     for index, (spec, precision) in enumerate(jobs, start=1):
         start = time.perf_counter()
-        model = assemble(spec, modules[spec.name], exported, precision)
+        ranges = None
+        if precision in QUANTIZED:
+            if spec.name not in found:
+                found[spec.name] = calibrate(
+                    spec, modules[spec.name], exported, [calibration(spec)]
+                )
+            ranges = found[spec.name]
+        model = assemble(spec, modules[spec.name], exported, precision, ranges)
         meta = {
             "precision": precision_of(model),
             "opset": model.opset_import[0].version,
@@ -167,16 +193,28 @@ def _write_graphs(
         tell(ExportEvent("write", stem, index, len(jobs), time.perf_counter() - start))
 
 
+def _with_codes(
+    bundle: Bundle, modules: Mapping[str, nn.Module], samples: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Real samples and the codes of real pixels."""
+    real = {role: values[: sum(BATCHES) + CALIBRATION] for role, values in samples.items()}
+    if "pixels" in real and "codes" not in real:
+        encode = TorchRunner(bundle.specs["codec_encode"], modules["codec_encode"])
+        pixels = [real["pixels"][k : k + 1] for k in range(len(real["pixels"]))]
+        real["codes"] = np.concatenate([encode({"pixels": one})["codes"] for one in pixels])
+    return real
+
+
 def _write_references(
-    bundle: Bundle, modules: Mapping[str, nn.Module], samples: Mapping[str, Array], tell: OnEvent
+    bundle: Bundle,
+    modules: Mapping[str, nn.Module],
+    samples: Mapping[str, Array],
+    ids: Mapping[str, int],
+    tell: OnEvent,
 ) -> None:
-    """Reference inputs and outputs of all graphs, on real samples and the codes of real pixels."""
+    """Reference inputs and outputs of all graphs."""
     specs = bundle.specs
     real = {role: values[: sum(BATCHES)] for role, values in samples.items()}
-    if "pixels" in real and "codes" not in real:
-        encode = TorchRunner(specs["codec_encode"], modules["codec_encode"])
-        real["codes"] = encode({"pixels": real["pixels"]})["codes"]
-    ids = {"codes": bundle.dims.codebook_size, "tokens": bundle.dims.vocabulary}
     for index, spec in enumerate(specs.values(), start=1):
         start = time.perf_counter()
         path = bundle.root / "reference" / f"{spec.name}.npz"

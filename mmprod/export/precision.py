@@ -1,4 +1,5 @@
-"""fp32 graph -> the same graph in fp16 or bf16, for strongly typed engines.
+"""fp32 graph -> the same graph in fp16 or bf16, for strongly typed engines; int8 and fp8 are made
+by quantize.py.
 
 Matrix products and convolutions run in half precision, and so do cheap operators between two of
 them. Everything delicate stays fp32: norms, softmax, sums, exponentials, comparisons, the codebook
@@ -14,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -23,10 +24,11 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from mmprod.errors import ConfigError, NumericsError, PrecisionMismatch
+from mmprod.export.constants import constant_values
 from mmprod.export.onnx_export import SCOPE
-from mmprod.export.value_types import value_types, walk
+from mmprod.export.value_types import Types, value_types, walk
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 BF16_OPSET = 23
 """the first versions of Conv and others that know bf16 are newer than opset 20"""
 
@@ -42,10 +44,13 @@ KEPT_SCOPES = frozenset({"quantizer", "sampling"})
 """names of modules that stay in fp32 with all they hold"""
 _ONLY_FIRST = frozenset({"Resize"})
 """operators of which only the first input may be half"""
+QUANTIZED: dict[str, int] = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
 _NAMES: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
     TensorProto.BFLOAT16: "bf16",
+    TensorProto.INT8: "int8",
+    TensorProto.FLOAT8E4M3FN: "fp8",
 }
 _HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _DTYPES: dict[int, np.dtype[Any]] = {
@@ -67,12 +72,18 @@ def check_precision_name(name: str) -> None:
         )
 
 
-def cast_model(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    """A copy of an fp32 graph without subgraphs, in `precision`. fp32 gives an equal copy.
+def cast_model(
+    model: onnx.ModelProto, precision: str, islands: Sequence[str] = ()
+) -> onnx.ModelProto:
+    """A copy of an fp32 graph without subgraphs, in fp32 (an equal copy), fp16 or bf16.
+
+    `islands`: module paths that stay in fp32 with all they hold, beside `KEPT_SCOPES`.
 
     Raises ConfigError for an unknown precision, NumericsError for a weight beyond its range.
     """
     check_precision_name(precision)
+    if precision in QUANTIZED:
+        raise ValueError(f"{precision} needs ranges: use quantize_model")
     out = onnx.ModelProto()
     out.CopyFrom(model)
     if precision == "fp32":
@@ -80,32 +91,40 @@ def cast_model(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     if precision == "bf16":
         out.opset_import[0].version = BF16_OPSET
     graph = out.graph
-    plan = _Plan(graph)
+    plan = _Plan(graph, islands)
     _Rewriter(graph, plan.half, _HALF[precision]).run()
     return out
 
 
 def precision_of(model: onnx.ModelProto) -> dict[str, int]:
-    """How many MatMul, Gemm and Conv compute in each float type, subgraphs included."""
+    """How many MatMul, Gemm and Conv compute in each type, subgraphs included; what is dequantized
+    counts as the type it was stored in."""
+    makers = _makers(model)
     counts = Counter(
-        _NAMES.get(types[node.input[0]], "other")
+        _stored(node.input[0], types, makers)
         for node, types in walk(model.graph)
         if node.op_type in HEAVY
     )
     return dict(sorted(counts.items()))
 
 
-def assert_precision(model: onnx.ModelProto, precision: str) -> None:
-    """Every MatMul, Gemm and Conv computes in `precision`, but for those that are kept in fp32.
+def assert_precision(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ()) -> None:
+    """Every MatMul, Gemm and Conv computes in `precision`, but for those that are kept in fp32;
+    in a quantized graph also those of no stored weight (in attention) or of two (constants).
 
     Raises PrecisionMismatch naming the first that does not, ConfigError for an unknown precision.
     """
     check_precision_name(precision)
+    makers = _makers(model)
+    constants = constant_values(model.graph)
     for node, types in walk(model.graph):
         if node.op_type not in HEAVY:
             continue
-        wanted = "fp32" if is_kept(node.name) else precision
-        found = {_NAMES.get(types[name], "other") for name in node.input if name}
+        read = node.input[:2] if precision in QUANTIZED else node.input
+        found = {_stored(name, types, makers) for name in read if name}
+        stored = sum(name in constants for name in read)
+        loose = precision in QUANTIZED and stored != 1 and found == {"fp32"}
+        wanted = "fp32" if loose or is_kept(node.name, islands) else precision
         if found != {wanted}:
             raise PrecisionMismatch(
                 f"asked for {precision}, but {node.name} of {model.graph.name} computes in "
@@ -114,11 +133,25 @@ def assert_precision(model: onnx.ModelProto, precision: str) -> None:
             )
 
 
+def _makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """The node that makes each value; names are unique across subgraphs."""
+    return {name: node for node, _ in walk(model.graph) for name in node.output}
+
+
+def _stored(name: str, types: Types, makers: Mapping[str, onnx.NodeProto]) -> str:
+    """The type of a value, or of what it was dequantized from."""
+    maker = makers.get(name)
+    source = maker.input[0] if maker and maker.op_type == "DequantizeLinear" else name
+    # The stored value of a weight lies in the outer graph, which `types` of a subgraph includes.
+    return _NAMES.get(types[source], "other")
+
+
 class _Plan:
     """Which nodes run in half precision: `half`, indices into `graph.node`."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, islands: Sequence[str] = ()) -> None:
         self._graph = graph
+        self._islands = islands
         self._types = value_types(graph)
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self.half = self._forward()
@@ -128,7 +161,7 @@ class _Plan:
         half: set[int] = set()
         half_values: set[str] = set()
         for index, node in enumerate(self._graph.node):
-            if is_kept(_scope(node)):
+            if is_kept(scope_of(node), self._islands):
                 continue
             computed = [name for name in self._floats(node) if name not in self._weights]
             follows = node.op_type in FOLLOWERS and half_values.issuperset(computed)
@@ -241,12 +274,14 @@ def float_inputs(node: onnx.NodeProto) -> Iterable[str]:
     return [name for name in names if name]
 
 
-def is_kept(path: str) -> bool:
-    """Whether a module path or node name lies in one of `KEPT_SCOPES`."""
-    return not KEPT_SCOPES.isdisjoint(re.split(r"[./]", path))
+def is_kept(path: str, islands: Sequence[str] = ()) -> bool:
+    """Whether a module path or node name lies in one of `KEPT_SCOPES` or of the `islands`."""
+    inside = any(path == root or path.startswith((f"{root}.", f"{root}/")) for root in islands)
+    return inside or not KEPT_SCOPES.isdisjoint(re.split(r"[./]", path))
 
 
-def _scope(node: onnx.NodeProto) -> str:
+def scope_of(node: onnx.NodeProto) -> str:
+    """The path of the torch module a node came from; "" when it is not known."""
     return next((p.value for p in node.metadata_props if p.key == SCOPE), "")
 
 

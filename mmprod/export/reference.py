@@ -1,7 +1,9 @@
 """Stored reference inputs and outputs: what PyTorch says, to compare any backend with later.
 
-One npz file per graph, no pickle: keys `b3/in/tokens`, `b3/out/pixels` for batch 3. Inputs are real
-samples where there are any, else drawn by `graphs.runner.example_inputs`; noise is always drawn.
+One npz file per graph, no pickle: keys `b3/in/tokens`, `b3/out/pixels` for batch 3; for codes also
+`b3/rivals/codes` and `b3/changes/codes`, what was nearly chosen (`graphs.runner.Rivals`). Inputs
+are real samples where there are any, else drawn by `graphs.runner.example_inputs`; noise is always
+drawn.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmprod.graphs.runner import Array, Runner, example_inputs
+from mmprod.graphs.runner import Array, Ranked, Runner, example_inputs
 from mmprod.graphs.spec import GraphSpec
 from mmprod.manifest import atomic_path
 
@@ -34,6 +36,10 @@ def write_reference(
         inputs = reference_inputs(spec, batch, samples, ids)
         arrays |= {f"b{batch}/in/{name}": value for name, value in inputs.items()}
         arrays |= {f"b{batch}/out/{name}": value for name, value in runner(inputs).items()}
+        near = runner.rivals(inputs) if isinstance(runner, Ranked) else {}
+        for name, rivals in near.items():
+            arrays |= {f"b{batch}/rivals/{name}": rivals.ids}
+            arrays |= {f"b{batch}/changes/{name}": rivals.changes}
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **arrays)
 

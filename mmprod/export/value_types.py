@@ -18,7 +18,7 @@ _TO_BOOL = frozenset(
     | {"Not", "Or", "Xor"}
 )
 _TO_INT64 = frozenset({"ArgMax", "ArgMin", "Shape", "Size"})
-_TYPE_INPUT = {"CastLike": 1, "Where": 1}
+_TYPE_INPUT = {"CastLike": 1, "DequantizeLinear": 1, "QuantizeLinear": 2, "Where": 1}
 """operators whose output has the type of another input than the first"""
 
 

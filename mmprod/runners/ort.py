@@ -18,7 +18,18 @@ from mmprod.graphs.spec import GraphSpec
 from mmprod.runners.checks import check_inputs, check_outputs
 
 CPU = "CPUExecutionProvider"
-_REDUCED = ("fp16", "bf16")
+GPU_PROVIDERS = {
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rtx": "NvTensorRTRTXExecutionProvider",
+}
+"""Other ways to run a graph on a device, by a short name. Not run here: no CUDA device."""
+_ON_CPU = {
+    "fp16": "weights in fp16, arithmetic in fp32 on this CPU",
+    "bf16": "bf16 emulated on this CPU: fp32 arithmetic, each result rounded",
+    "fp8": "Q/DQ to fp8 as written, arithmetic in fp32 on this CPU",
+}
+"""What the processor does instead of computing in a precision."""
 _TYPES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
 _ERRORS = (
     state.EPFail,
@@ -33,6 +44,12 @@ _ERRORS = (
     state.NotImplemented,
     state.RuntimeException,
 )
+
+
+def gpu_providers() -> list[str]:
+    """Short names of the device providers that this ONNX Runtime was built with."""
+    built = ort.get_available_providers()
+    return [name for name, provider in GPU_PROVIDERS.items() if provider in built]
 
 
 class OrtRunner:
@@ -57,10 +74,10 @@ class OrtRunner:
     ) -> None:
         self.spec = spec
         self.path = path
-        self._session: ort.InferenceSession | None = _open(path, threads, providers)
+        self._session: ort.InferenceSession | None = _open(path, threads, providers, precision)
         self.backend = f"onnxruntime {ort.__version__} {'+'.join(self._session.get_providers())}"
-        if precision in _REDUCED and self._session.get_providers() == [CPU]:
-            self.backend += f" (weights in {precision}, arithmetic in fp32 on this CPU)"
+        if precision in _ON_CPU and self._session.get_providers() == [CPU]:
+            self.backend += f" ({_ON_CPU[precision]})"
         _check_interface(spec, path, self._session)
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
@@ -123,6 +140,25 @@ class FeatureGraph:
         return found
 
 
+class PartRunner:
+    """A graph without a specification, such as a part of a graph: all outputs by name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._session = _open(path, 0, (CPU,))
+        self._outputs = [value.name for value in self._session.get_outputs()]
+
+    def __call__(self, inputs: Arrays) -> dict[str, Array]:
+        try:
+            found = self._session.run(self._outputs, dict(inputs))
+        except _ERRORS as error:
+            raise IntegrityError(
+                f"{self.path.name} failed in ONNX Runtime: {_first_line(error)}",
+                hint="mmprod doctor shows the version of ONNX Runtime",
+            ) from error
+        return dict(zip(self._outputs, found, strict=True))
+
+
 def run_all(path: Path, names: Sequence[str], inputs: Arrays) -> dict[str, Array]:
     """These outputs of a graph without a specification, e.g. one that shows its inner tensors.
 
@@ -141,7 +177,9 @@ def run_all(path: Path, names: Sequence[str], inputs: Arrays) -> dict[str, Array
         ) from error
 
 
-def _open(path: Path, threads: int, providers: Sequence[str]) -> ort.InferenceSession:
+def _open(
+    path: Path, threads: int, providers: Sequence[str], precision: str = "fp32"
+) -> ort.InferenceSession:
     """A session on exactly these providers."""
     missing = [p for p in providers if p not in ort.get_available_providers()]
     if missing:
@@ -153,8 +191,14 @@ def _open(path: Path, threads: int, providers: Sequence[str]) -> ort.InferenceSe
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    source: Path | bytes = path
+    if tuple(providers) == (CPU,) and precision in ("bf16", "fp8"):
+        # Its optimizer drops pairs of casts and makes invalid graphs of Q/DQ pairs in fp8.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if precision == "bf16":
+            source = _emulated(path)
     try:
-        session = ort.InferenceSession(path, options, providers=list(providers))
+        session = ort.InferenceSession(source, options, providers=list(providers))
     except _ERRORS as error:
         raise IntegrityError(
             f"{path} cannot be loaded by ONNX Runtime: {_first_line(error)}",
@@ -167,6 +211,19 @@ def _open(path: Path, threads: int, providers: Sequence[str]) -> ort.InferenceSe
             hint="mmprod doctor shows what this machine can run",
         )
     return session
+
+
+def _emulated(path: Path) -> bytes:
+    """See `runners.bf16`. EnvironmentMissing when the graph is too large for it."""
+    from mmprod.runners.bf16 import emulated
+
+    try:
+        return emulated(path)
+    except ValueError as error:
+        raise EnvironmentMissing(
+            f"{path.name} cannot be emulated in bf16: {_first_line(error)}",
+            hint="this CPU has no bf16 kernels; compare fp32 or fp16, or run the engine",
+        ) from error
 
 
 def _check_interface(spec: GraphSpec, path: Path, session: ort.InferenceSession) -> None:

@@ -20,6 +20,7 @@ from mmprod.config.schema import (
     SamplerConfig,
 )
 from mmprod.export.pipeline import ExportEvent, export_run
+from mmprod.export.precision import PRECISIONS
 from mmprod.graphs.runner import Array
 from mmprod.models.codec import build_codec
 from mmprod.models.fusion import build_fusion
@@ -57,7 +58,7 @@ class Exported:
 
 
 def export_tiny(root: Path) -> Exported:
-    """Export a run with fixed weights, fp32 and fp16, below `root`."""
+    """Export a run with fixed weights, in every precision, below `root`."""
     (root / "tokenizer.json").write_text('{"a": 1}')
     (root / "config.toml").write_text(to_toml(CONFIG))
     run = Run(
@@ -82,5 +83,5 @@ def export_tiny(root: Path) -> Exported:
     }
     events: list[ExportEvent] = []
     out = root / "bundle"
-    export_run(run, models, out, samples=samples, on_event=events.append)
+    export_run(run, models, out, precisions=PRECISIONS, samples=samples, on_event=events.append)
     return Exported(open_bundle(out), run, models, samples, events)

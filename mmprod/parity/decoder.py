@@ -1,0 +1,70 @@
+"""What a sampler should show for the codes it drew.
+
+A coarse precision moves nearly every draw, so hardly a sample has the ids of PyTorch, and the
+decoder in the sampler's graph cannot be judged by its pictures. It is held against the reference's
+decoder on the same codes instead: PyTorch's, or without it the bundle's own fp32 graph.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from mmprod.bundle import Bundle
+from mmprod.errors import MmprodError
+from mmprod.graphs.runner import Array, Runner
+from mmprod.graphs.spec import GraphSpec
+from mmprod.parity.candidates import Candidate, offer
+from mmprod.parity.limits import COARSE
+
+logger = logging.getLogger(__name__)
+
+DECODER = "codec_decode"
+
+
+@contextmanager
+def decoding(
+    bundle: Bundle,
+    spec: GraphSpec,
+    candidates: Sequence[Candidate],
+    reference: Callable[[GraphSpec], Runner] | None,
+    apart: Callable[[Candidate], Candidate],
+) -> Iterator[Sequence[Candidate]]:
+    """The candidates; those of a sampler of pictures in a coarse precision with a decoder, as long
+    as there is one. `apart`: puts a candidate where it is to run.
+    """
+    shows = spec.loop_steps and any(tensor.role == "pixels" for tensor in spec.outputs)
+    if not shows or not any(item.subject.precision in COARSE for item in candidates):
+        yield candidates
+        return
+    decoder = reference(bundle.specs[DECODER]) if reference else _stored(bundle, apart)
+    if decoder is None:
+        yield candidates
+        return
+
+    def decode(codes: Array) -> Mapping[str, Array]:
+        return decoder({"codes": codes})
+
+    try:
+        yield [
+            replace(item, decode=decode) if item.subject.precision in COARSE else item
+            for item in candidates
+        ]
+    finally:
+        decoder.close()
+
+
+def _stored(bundle: Bundle, apart: Callable[[Candidate], Candidate]) -> Runner | None:
+    """The first fp32 decoder of the bundle that runs here, in ONNX Runtime or as an engine; None,
+    and a warning, when there is none.
+    """
+    why = f"the bundle has no {DECODER} in fp32"
+    for candidate in offer(bundle, bundle.specs[DECODER], ("fp32",)).candidates:
+        try:
+            return apart(candidate).open()
+        except MmprodError as error:
+            why = error.message
+    logger.warning("pictures of moved draws are not judged: %s", why)
+    return None
