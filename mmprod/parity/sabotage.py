@@ -1,15 +1,15 @@
 """Damage a graph on purpose, in a copy of a bundle, so that only parity can notice.
 
 Every damage leaves a valid ONNX file and a manifest with its new hash: what is left to catch it is
-the comparison of outputs. The one file of this package that needs onnx, imported when a damage is
-done.
+the comparison of outputs. The four damages here and the shared way to copy, change and save; the
+rest of the suite is in faults.py and faults_file.py.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,29 @@ from typing import Any
 import numpy as np
 
 from mmprod.bundle import Bundle, create_bundle
-from mmprod.errors import ConfigError, EnvironmentMissing
+from mmprod.errors import ConfigError
 from mmprod.graphs.runner import Array
 from mmprod.graphs.spec import Role
 from mmprod.parity.cases import stored_cases
+from mmprod.parity.surgery import (
+    DENSE,
+    block_reading,
+    import_onnx,
+    put_values,
+    reached,
+    values_of,
+    weights_of,
+)
 
 NOISE = 1e-2
 """Standard deviation of added noise."""
 
+Change = Callable[[Bundle, str, Any], tuple[str, str]]
+"""(bundle, name of the graph, model, which is changed) -> the weight or node, what was done to it.
+"""
+
 SMALL = 128
 """Bytes below which a constant stays inside the file: ONNX Runtime needs shapes to be there."""
-
-_DENSE = ("MatMul", "Gemm", "Conv")
-_PASSING = ("Cast", "Transpose", "Reshape", "Identity")
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class Damage:
     precision: str
     weight: str
     text: str
+    block: str = ""
+    """The module path where it first takes effect."""
 
 
 def copy_graph(bundle: Bundle, graph: str, precision: str, root: Path) -> Bundle:
@@ -80,55 +92,63 @@ def copy_graph(bundle: Bundle, graph: str, precision: str, root: Path) -> Bundle
     return copy
 
 
-def damage(bundle: Bundle, kind: str, graph: str, precision: str = "fp32") -> Damage:
+def damage(
+    bundle: Bundle,
+    kind: str,
+    graph: str,
+    precision: str = "fp32",
+    kinds: Mapping[str, Change] | None = None,
+) -> Damage:
     """Damage one weight of a graph in place and list the file with its new hash.
 
-    `kind`: a key of `KINDS`. Raises ConfigError for another kind, a graph that is not there, or one
-    without a weight of the kind that is meant.
+    `kind`: a key of `kinds` (None: of `KINDS`). Raises ConfigError for another kind, a graph that
+    is not there, or one without a target of the kind that is meant.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"unknown damage {kind!r}", hint=f"choose from {', '.join(KINDS)}")
+    known = KINDS if kinds is None else kinds
+    if kind not in known:
+        raise ConfigError(f"unknown damage {kind!r}", hint=f"choose from {', '.join(known)}")
     found = bundle.artefacts(role="onnx", graph=graph, precision=precision)
     if not found:
         raise ConfigError(f"{graph} was not exported in {precision}", hint="mmprod export RUN")
-    onnx = _import_onnx()
+    onnx = import_onnx()
     path = bundle.path(found[0])
     model = onnx.load(path)
-    done = KINDS[kind](bundle, graph, model)
-    _save(bundle, graph, precision, path, model)
-    return Damage(kind, graph, precision, *done)
+    where, text = known[kind](bundle, graph, model)
+    block = block_reading(model, where)
+    save_model(bundle, graph, precision, path, model)
+    return Damage(kind, graph, precision, where, text, block)
 
 
 def _zero_row(bundle: Bundle, graph: str, model: Any) -> tuple[str, str]:
-    weight, values = _largest_dense(graph, model)
+    weight, values = largest_dense(graph, model)
     norms = np.square(values, dtype=np.float64).reshape(len(values), -1).sum(axis=1)
     row = int(norms.argmax())
     values[row] = 0
-    return _put(weight, values), f"row {row} set to zero"
+    return put_values(weight, values), f"row {row} set to zero"
 
 
 def _swap_rows(bundle: Bundle, graph: str, model: Any) -> tuple[str, str]:
     """Swap two rows of a codebook or embedding table which the stored cases really read."""
-    weight, values, axis, role = _table(bundle, graph, model)
+    weight, values, axis, role = find_table(bundle, graph, model)
     one, other = _ids_in_use(bundle, graph, role)
     order = np.arange(values.shape[axis])
     order[[one, other]] = other, one
-    return _put(weight, values.take(order, axis=axis)), f"rows {one} and {other} swapped"
+    return put_values(weight, values.take(order, axis=axis)), f"rows {one} and {other} swapped"
 
 
 def _add_noise(bundle: Bundle, graph: str, model: Any) -> tuple[str, str]:
-    weight, values = _largest_dense(graph, model)
+    weight, values = largest_dense(graph, model)
     noise = np.random.Generator(np.random.Philox(key=[0, 0])).normal(0, NOISE, values.shape)
-    return _put(weight, (values + noise).astype(values.dtype)), f"noise of {NOISE:g} added"
+    return put_values(weight, (values + noise).astype(values.dtype)), f"noise of {NOISE:g} added"
 
 
 def _put_nan(bundle: Bundle, graph: str, model: Any) -> tuple[str, str]:
-    weight, values = _largest_dense(graph, model)
+    weight, values = largest_dense(graph, model)
     values.flat[0] = np.nan
-    return _put(weight, values), "first value set to NaN"
+    return put_values(weight, values), "first value set to NaN"
 
 
-KINDS: dict[str, Callable[[Bundle, str, Any], tuple[str, str]]] = {
+KINDS: dict[str, Change] = {
     "zero_row": _zero_row,
     "swap_rows": _swap_rows,
     "add_noise": _add_noise,
@@ -136,19 +156,19 @@ KINDS: dict[str, Callable[[Bundle, str, Any], tuple[str, str]]] = {
 }
 
 
-def _largest_dense(graph: str, model: Any) -> tuple[Any, Array]:
+def largest_dense(graph: str, model: Any) -> tuple[Any, Array]:
     """The largest weight that a matrix product or convolution reads as a whole, and a copy of its
     values.
     """
-    reached = _reached(model, _DENSE)
-    found = [w for w in _weights(model) if w.name in reached and len(w.dims) >= 2]
+    read = reached(model, DENSE)
+    found = [w for w in weights_of(model) if w.name in read and len(w.dims) >= 2]
     if not found:
         raise ConfigError(f"{graph} has no weight of a matrix product or convolution to damage")
     weight = max(found, key=lambda w: (int(np.prod(w.dims)), w.name))
-    return weight, _values(weight)
+    return weight, values_of(weight)
 
 
-def _table(bundle: Bundle, graph: str, model: Any) -> tuple[Any, Array, int, Role]:
+def find_table(bundle: Bundle, graph: str, model: Any) -> tuple[Any, Array, int, Role]:
     """The codebook or embedding table, its values, its axis of ids and the role of the ids.
 
     Tables that are looked up come first; a search only multiplies with its codebook.
@@ -156,18 +176,18 @@ def _table(bundle: Bundle, graph: str, model: Any) -> tuple[Any, Array, int, Rol
     spec, dims = bundle.specs[graph], bundle.dims
     roles = {tensor.role for tensor in (*spec.inputs, *spec.outputs)}
     sizes: dict[Role, int] = {"codes": dims.codebook_size, "tokens": dims.vocabulary}
-    looked_up = _reached(model, ("Gather",))
+    looked_up = reached(model, ("Gather",))
     for role, size in sizes.items():
         found = [
             (weight.name not in looked_up, weight.name, axis, weight)
-            for weight in _weights(model)
+            for weight in weights_of(model)
             if role in roles and len(weight.dims) == 2
             for axis, length in enumerate(weight.dims)
             if length in (size, size + 1)
         ]
         if found:
             _, _, axis, weight = min(found, key=lambda item: item[:3])
-            return weight, _values(weight), axis, role
+            return weight, values_of(weight), axis, role
     raise ConfigError(f"{graph} has no codebook or embedding table to damage")
 
 
@@ -188,44 +208,9 @@ def _ids_in_use(bundle: Bundle, graph: str, role: Role) -> tuple[int, int]:
     return ranked[0], ranked[1]
 
 
-def _graphs(graph: Any) -> list[Any]:
-    """The graph and the bodies of its loops, at every depth."""
-    bodies = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
-    return [graph, *(inner for body in bodies for inner in _graphs(body))]
-
-
-def _reached(model: Any, operators: tuple[str, ...]) -> set[str]:
-    """Names that these operators read, also through casts and changes of shape."""
-    names: set[str] = set()
-    for graph in _graphs(model.graph):
-        for node in reversed(graph.node):
-            if node.op_type in operators or (
-                node.op_type in _PASSING and not names.isdisjoint(node.output)
-            ):
-                names.update(node.input)
-    return names
-
-
-def _weights(model: Any) -> list[Any]:
-    onnx = _import_onnx()
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-    return [weight for weight in model.graph.initializer if weight.data_type in floats]
-
-
-def _values(weight: Any) -> Array:
-    values: Array = _import_onnx().numpy_helper.to_array(weight)
-    return values.copy()
-
-
-def _put(weight: Any, values: Array) -> str:
-    """Write the values back; the initializer's name."""
-    weight.CopyFrom(_import_onnx().numpy_helper.from_array(values, weight.name))
-    return str(weight.name)
-
-
-def _save(bundle: Bundle, graph: str, precision: str, path: Path, model: Any) -> None:
+def save_model(bundle: Bundle, graph: str, precision: str, path: Path, model: Any) -> None:
     """Write the model where it was, weights beside it if they were, and list the new hashes."""
-    onnx = _import_onnx()
+    onnx = import_onnx()
     artefacts = bundle.artefacts(graph=graph, precision=precision)
     beside = [bundle.path(artefact) for artefact in artefacts if artefact.role == "onnx-data"]
     for file in beside:
@@ -250,14 +235,3 @@ def _save(bundle: Bundle, graph: str, precision: str, path: Path, model: Any) ->
                 meta=artefact.meta,
             )
     bundle.save()
-
-
-def _import_onnx() -> Any:
-    try:
-        import onnx
-        import onnx.numpy_helper
-    except ModuleNotFoundError as error:
-        raise EnvironmentMissing(
-            f"{error.name} is not installed", hint="pip install 'mmprod[export]'"
-        ) from error
-    return onnx
