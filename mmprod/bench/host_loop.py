@@ -1,0 +1,91 @@
+"""`text_to_image` as a loop on the host: the graph `fusion_step` once per step, the draw in NumPy.
+
+    tokens, noise -> [fusion_step(codes and codes, tokens and masks) -> draw] x T -> codec_decode
+
+It is what a deployment without the whole sampler in one graph would do, and computes what that
+graph computes (models/unmask.py says why): the same noise gives the same codes, which the bench
+checks before it measures. The text is encoded anew in every step, since `fusion_step` is one graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmprod.config.schema import Dims, SamplerConfig
+from mmprod.graphs.runner import Array, Arrays, Runner
+from mmprod.graphs.spec import GraphSpec
+from mmprod.runners.checks import check_inputs, check_outputs
+
+BELOW_ONE = np.float32(1 - 2.0**-20)
+"""As in models/unmask.py."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """When each place is filled in: ranks (N), and the places known after step 0..T."""
+
+    ranks: tuple[int, ...]
+    bounds: tuple[int, ...]
+
+
+def sampling_order(dims: Dims, sampler: SamplerConfig) -> Order:
+    """The model's own order. Needs torch, as the module that knows it does."""
+    from mmprod.models.unmask import halton_ranks, image_bounds
+
+    return Order(
+        tuple(halton_ranks(dims.grid, dims.planes)),
+        tuple(image_bounds(dims.positions, sampler.image_steps)),
+    )
+
+
+class HostLoop:
+    """A Runner of `text_to_image` made of two other runners, which it closes."""
+
+    spec: GraphSpec
+    backend: str
+
+    def __init__(
+        self, spec: GraphSpec, parts: tuple[Runner, Runner], sampler: SamplerConfig, order: Order
+    ) -> None:
+        """parts: `fusion_step` and `codec_decode`."""
+        self.spec = spec
+        self._step, self._decode = parts
+        self.backend = f"host loop over {self._step.backend}"
+        self._vocabulary = self._step.spec.input("tokens").below - 1
+        self._mask = self._step.spec.input("codes").below - 1
+        self._ranks = np.array(order.ranks, np.int32)
+        self._bounds = order.bounds
+        self._sampler = sampler
+
+    def __call__(self, inputs: Arrays) -> dict[str, Array]:
+        """Outputs by name; see `graphs.runner.Runner`."""
+        sizes = check_inputs(self.spec, inputs)
+        tokens, noise = inputs["tokens"], inputs["noise"]
+        both = np.concatenate([tokens, np.full_like(tokens, self._vocabulary)])
+        codes = np.full((len(tokens), len(self._ranks)), self._mask, np.int32)
+        for step in range(self._sampler.image_steps):
+            logits = self._step({"codes": np.concatenate([codes, codes]), "tokens": both})
+            given, free = np.split(logits["image_logits"], 2)
+            ramp = np.float32(step + 1) / np.float32(self._sampler.image_steps)
+            weight = np.float32(1) + np.float32(self._sampler.guidance) * ramp
+            drawn = self._draw(free + weight * (given - free), noise[:, step])
+            low, high = self._bounds[step : step + 2]
+            codes = np.where((self._ranks >= low) & (self._ranks < high), drawn, codes)
+        pixels = self._decode({"codes": codes})["pixels"]
+        return check_outputs(self.spec, [pixels, codes], sizes)
+
+    def _draw(self, logits: Array, uniform: Array) -> Array:
+        """logits (B, N, K) float32, uniform (B, N) -> ids (B, N) int32, as `unmask.draw`."""
+        scale = np.float32(1 / self._sampler.image_temperature)
+        weight = np.exp((logits - logits.max(-1, keepdims=True)) * scale)
+        weight[weight < self._sampler.min_probability] = 0
+        cumulative = np.cumsum(weight, axis=-1)
+        threshold = uniform * cumulative[..., -1] * BELOW_ONE
+        drawn: Array = (cumulative <= threshold[..., None]).sum(-1, dtype=np.int32)
+        return drawn
+
+    def close(self) -> None:
+        self._step.close()
+        self._decode.close()
