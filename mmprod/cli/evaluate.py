@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,9 @@ def evaluate(
     faces: Annotated[
         bool, typer.Option(help="Judge generated pictures too (trains a classifier; needs torch).")
     ] = True,
+    draws: Annotated[
+        int, typer.Option(min=0, help="Masks per sample for the likelihood bounds; 0: none.")
+    ] = 4,
 ) -> None:
     """Measure a model on held-out data, with the same figures for every backend."""
     from mmprod.cli import scores
@@ -64,6 +68,12 @@ def evaluate(
         figures[name] = agreement
         shares = agreement if isinstance(agreement, dict) else {"overall": agreement}
         rows += [(f"{title}, {key} right", _percent(share)) for key, share in shares.items()]
+    codes, tokens = scores.encode(opened, held_out)
+    figures["search"] = scores.search(opened, codes, tokens, held_out.captions)
+    rows += _found(figures["search"])
+    if draws:
+        figures["likelihood"] = scores.likelihood(opened, codes, tokens, draws, seed)
+        rows += _bits(figures["likelihood"])
     about = {"source": source, "data": root, "split": split, "samples": len(held_out.pictures)}
     title = f"{opened.name} on {split}, {opened.backend}"
     result = {**about, "seed": seed, "backend": opened.backend, **figures}
@@ -115,6 +125,40 @@ def _languages(root: Path) -> tuple[str, ...]:
 
     split = open_split(root, "train")
     return LANGUAGES[:1] if next(split.all_captions(LANGUAGES[:1]), None) else LANGUAGES
+
+
+def _found(figures: Mapping[str, Mapping[str, float]]) -> list[tuple[str, object]]:
+    """One row for each direction of the search."""
+    rows: list[tuple[str, object]] = []
+    for name, title in (
+        ("text_to_image", "search, captions -> pictures"),
+        ("image_to_text", "search, pictures -> captions"),
+    ):
+        shares = figures[name]
+        text = ", ".join(f"{key} {share:.1%}" for key, share in shares.items())
+        rows.append((title, text))
+    return rows
+
+
+def _bits(figures: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Rows of the likelihood bounds."""
+    rows: list[tuple[str, object]] = []
+    for name, title in (("image", "picture"), ("image_given_text", "picture given its caption")):
+        own = figures[name]
+        text = f"{own['bits']:.1f} bits, {own['bits_per_code']:.3f} a code"
+        rows.append((f"bound, {title}", f"{text}, {own['bits_per_pixel']:.4f} a pixel"))
+    for name, title in (("text", "caption"), ("text_given_image", "caption given its picture")):
+        own = figures[name]
+        text = f"{own['bits']:.1f} bits, {own['bits_per_token']:.3f} a token"
+        rows.append((f"bound, {title}", text))
+    for name, title in (
+        ("information_from_images", "pictures"),
+        ("information_from_texts", "captions"),
+    ):
+        own = figures[name]
+        text = f"{own['bits']:.1f} +- {own['error']:.1f} bits"
+        rows.append((f"information of the two about each other, from {title}", text))
+    return rows
 
 
 def _percent(share: float | str) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmprod.evaluation.judge import Judge
 
     Pixels = npt.NDArray[np.uint8]
+    Ids = npt.NDArray[np.int32]
 
 JUDGE_STEPS = 300
 JUDGE_PICTURES = 4000
@@ -83,6 +84,54 @@ def describe(source: Source, pictures: Pixels, seed: int) -> list[str]:
         return caption_images(runner, source.tokenizer, pictures, seed)
     finally:
         runner.close()
+
+
+def encode(source: Source, held_out: Sample) -> tuple[Ids, Ids]:
+    """Codes (B, N) of the pictures and tokens (B, L) of the captions."""
+    runner = source.runner("codec_encode")
+    try:
+        codes = run_batched(runner, "pixels", held_out.pictures)["codes"]
+    finally:
+        runner.close()
+    return codes, source.tokenizer.encode(held_out.captions, source.dims.text_length)
+
+
+def likelihood(
+    source: Source, codes: Ids, tokens: Ids, draws: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """Figures of `evaluation.likelihood.Bounds`, of pictures and captions that belong together."""
+    from mmprod.evaluation.likelihood import GRAPH, likelihood_bounds
+
+    runner = source.runner(GRAPH)
+    try:
+        return likelihood_bounds(
+            runner, source.dims, codes, tokens, draws=draws, seed=seed
+        ).figures()
+    finally:
+        runner.close()
+
+
+def search(
+    source: Source, codes: Ids, tokens: Ids, captions: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Recall of the search among these samples, both ways; items of the same caption are one."""
+    from mmprod.evaluation.retrieval import chance_recall, recalls
+
+    found = {}
+    for graph, name, ids in (("embed_image", "codes", codes), ("embed_text", "tokens", tokens)):
+        runner = source.runner(graph)
+        try:
+            found[graph] = run_batched(runner, name, ids)["embedding"]
+        finally:
+            runner.close()
+    words = np.array(captions)
+    right = words[:, None] == words[None, :]
+    images, texts = found["embed_image"], found["embed_text"]
+    guess = {"chance": chance_recall(right)}
+    return {
+        "text_to_image": recalls(texts, images, right) | guess,
+        "image_to_text": recalls(images, texts, right) | guess,
+    }
 
 
 def train_judge(split: Split, seed: int) -> Judge:

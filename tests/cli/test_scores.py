@@ -47,7 +47,21 @@ def test_eval_reports_every_figure(
     assert 0 <= data["ms_ssim"] < 1
     for name in ("captions", "faces"):
         assert 0 <= data[name]["overall"] <= 1
-    assert "overall right" in mmprod("eval", run, "--count", 2, "--no-faces").out
+    for way in ("text_to_image", "image_to_text"):
+        found = data["search"][way]
+        assert found["chance"] in (0.5, 1.0)
+        assert found["R@5"] == found["R@10"] == 1  # of two
+    bits = data["likelihood"]
+    assert bits["samples"] == 2
+    assert 0 < bits["image"]["bits_per_code"] < 8
+    assert bits["text_given_image"]["bits"] > 0
+    gain = bits["image"]["bits"] - bits["image_given_text"]["bits"]
+    assert bits["information_from_images"]["bits"] == pytest.approx(gain)
+    words = mmprod("eval", run, "--count", 2, "--no-faces").out
+    assert "overall right" in words
+    assert "R@1" in words
+    assert "bits" in words
+    assert "bound" not in mmprod("eval", run, "--count", 2, "--no-faces", "--draws", 0).out
 
 
 def test_eval_of_a_split_that_is_not_there(mmprod: Mmprod, run: Path) -> None:
