@@ -24,7 +24,12 @@ HELP = ("-m", "mmprod", "--help")
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run this interpreter on the checkout. Raises CalledProcessError when it fails."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "100",
+        "PYTHONDONTWRITEBYTECODE": "",  # an installed package is compiled
+        "PYTHONPYCACHEPREFIX": str(ROOT / ".cache" / "bytecode"),
+    }
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, env=environment, cwd=ROOT, text=True, capture_output=True, check=True
