@@ -20,7 +20,7 @@ TOP_LEVEL = frozenset(
     | {".ci", ".gitignore", ".pre-commit-config.yaml"}
 )
 EXTRAS = frozenset(
-    {"train", "export", "trt", "serve", "data", "dev", "bench", "all", "wandb", "mlflow"}
+    {"train", "export", "trt", "serve", "data", "dev", "bench", "all", "sign", "wandb", "mlflow"}
 )
 # Modules that must import, by themselves and through others, without torch.
 TORCH_FREE = (

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmprod.cli.output import Output, shown
+from mmprod.cli.parity_page import parity_page
 from mmprod.cli.progress import parity_tick, progress
 from mmprod.cli.source import torch_runners
 from mmprod.errors import ConfigError, EnvironmentMissing, ParityFailed
@@ -22,19 +23,32 @@ Pair = tuple[str, str]
 """graph and precision"""
 
 
-def check(out: Output, bundle: Bundle, run: Run | None) -> ParityReport:
-    """The parity report of a bundle: live against a run, else against the stored outputs."""
-    from mmprod.parity.run import run_parity
+def check(out: Output, bundle: Bundle, run: Run | None, *, foreign: bool = False) -> ParityReport:
+    """The parity report of a bundle: live against a run, else against the stored outputs.
+
+    `foreign`: the bundle may come from elsewhere, so each graph runs in a process of its own. On a
+    device every one does: an engine that crashes there must not take this process along.
+    """
+    from mmprod.parity.run import Comparison
+    from mmprod.parity.worker import TIMEOUT_S
+    from mmprod.runners.cuda import find_device
 
     runners = torch_runners(run) if run else None
-    reference = (lambda spec: runners(spec.name)) if runners else None
     with progress(out, parity_tick) as on_event:
-        return run_parity(
-            bundle, reference=reference, batches=BATCHES, seeds=SEEDS, on_event=on_event
-        )
+        return Comparison(
+            bundle,
+            reference=(lambda spec: runners(spec.name)) if runners else None,
+            batches=BATCHES,
+            seeds=SEEDS,
+            on_event=on_event,
+            timeout_s=TIMEOUT_S if foreign or find_device().found else None,
+            page=parity_page,
+        ).run()
 
 
-def gate(out: Output, bundle: Bundle, precisions: tuple[str, ...]) -> None:
+def gate(
+    out: Output, bundle: Bundle, precisions: tuple[str, ...], *, foreign: bool = False
+) -> None:
     """Let only graphs become engines that agree with PyTorch in exactly their present files.
 
     Verdicts that the bundle holds about these files are used; if one is lacking, the graphs are
@@ -45,7 +59,7 @@ def gate(out: Output, bundle: Bundle, precisions: tuple[str, ...]) -> None:
     verdicts = _verdicts(bundle, wanted)
     if len(verdicts) < len(wanted):
         out.note("checking the graphs against their stored outputs before building")
-        check(out, bundle, None)
+        check(out, bundle, None, foreign=foreign)
         verdicts = _verdicts(bundle, wanted)
     hint = f"see {shown(bundle.root / 'reports' / 'parity.md')}, then export the run again"
     failed = [
@@ -69,9 +83,11 @@ def gate(out: Output, bundle: Bundle, precisions: tuple[str, ...]) -> None:
 
 def _present_files(bundle: Bundle, precisions: tuple[str, ...]) -> dict[Pair, dict[str, str]]:
     """For each graph and precision to build, its files: path and SHA-256. Raises ConfigError."""
+    from mmprod.bundle.assignment import resolve
+
     wanted: dict[Pair, dict[str, str]] = {}
     for graph in dict.fromkeys(a.graph for a in bundle.artefacts(role="onnx")):
-        for precision in precisions:
+        for precision in (resolve(bundle, graph, asked) for asked in precisions):
             files = bundle.artefacts(role="onnx", graph=graph, precision=precision)
             if not files:
                 raise ConfigError(

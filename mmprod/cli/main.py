@@ -9,6 +9,7 @@ import typer
 
 import mmprod
 from mmprod.cli import (
+    bench,
     bundle,
     ckpt,
     codec,
@@ -17,6 +18,7 @@ from mmprod.cli import (
     data,
     demo,
     doctor,
+    edit,
     evaluate,
     parity,
     plan,
@@ -41,9 +43,11 @@ app.add_typer(ckpt.app, name="ckpt", rich_help_panel=MAKE)
 command(app, "export", panel=SHIP)(ship.export)
 command(app, "build", panel=SHIP)(ship.build_command)
 app.add_typer(parity.app, name="parity", rich_help_panel=SHIP)
+app.add_typer(bench.app, name="bench", rich_help_panel=SHIP)
 app.add_typer(bundle.app, name="bundle", rich_help_panel=SHIP)
 command(app, "generate", panel=USE)(use.generate)
 command(app, "caption", panel=USE)(use.caption)
+command(app, "edit", panel=USE)(edit.edit)
 command(app, "compress", panel=USE)(compress.compress)
 command(app, "decompress", panel=USE)(compress.decompress)
 command(app, "eval", panel=USE)(evaluate.evaluate)

@@ -9,16 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmprod.cli.command import BundleArg, choices, command, group
-from mmprod.cli.output import Output, Table, Text
+from mmprod.cli.explain import explain
+from mmprod.cli.output import Output, Text, shown
+from mmprod.cli.parity_page import parity_page
 from mmprod.cli.progress import parity_tick, progress
+from mmprod.cli.rerun_views import (
+    require_no_new_failure,
+    require_same_source,
+    rerun_data,
+    rerun_views,
+)
+from mmprod.cli.sabotage import sabotage
+from mmprod.cli.selftest import Timeout, accept, selftest
 from mmprod.cli.source import torch_runners
 from mmprod.cli.verdicts import parity_data, parity_views, require_engines, require_ok
-from mmprod.errors import ConfigError, ParityFailed
+from mmprod.errors import ConfigError
 
 if TYPE_CHECKING:
     from mmprod.graphs.runner import Runner
     from mmprod.graphs.spec import GraphSpec
-    from mmprod.parity.trials import Trial
 
 app = group("Compare graphs and engines with the model they came from.")
 
@@ -40,80 +49,75 @@ def run(
         bool,
         typer.Option("--require-engines", help="Exit 3 unless this device's engines were run."),
     ] = False,
+    timeout: Timeout = 300,
 ) -> None:
-    """Check everything and write reports/parity.md into the bundle; exit 5 when it fails."""
+    """Check everything and write reports/parity.{html,md} into the bundle; exit 5 when it fails."""
     from mmprod.bundle import open_bundle
-    from mmprod.parity.run import run_parity
+    from mmprod.parity.run import PAGE, Comparison
 
     sizes = _numbers(batches)
     opened = open_bundle(bundle)
     with progress(out, parity_tick) as on_event:
-        report = run_parity(
+        report = Comparison(
             opened,
             reference=_live(against),
             precisions=choices(precision) or None,
             batches=sizes,
             seeds=seeds,
             on_event=on_event,
-        )
-    out.result(parity_data(report), *parity_views(report))
+            timeout_s=timeout,
+            page=parity_page,
+        ).run()
+    out.result(parity_data(report), *parity_views(report), _link(opened.root / PAGE))
     require_ok(report, opened.root)
     if need_engines:
         require_engines(report)
 
 
-@command(app, "selftest")
-def selftest(out: Output, bundle: BundleArg) -> None:
-    """On the device, without torch: run every graph and engine on the stored reference cases.
-
-    Demands the engines built for this device: exit 3 when there is none or it cannot run them, 5
-    when an answer is wrong.
-    """
-    from mmprod.bundle import open_bundle
-    from mmprod.parity.run import run_parity
-
-    opened = open_bundle(bundle)
-    with progress(out, parity_tick) as on_event:
-        report = run_parity(opened, on_event=on_event)
-    out.result(parity_data(report), *parity_views(report))
-    require_ok(report, opened.root)
-    require_engines(report)
-
-
-@command(app, "sabotage")
-def sabotage(
+@command(app, "rerun")
+def rerun(
     out: Output,
     bundle: BundleArg,
-    graphs: Annotated[
-        str, typer.Option("--graph", metavar="GRAPH,...", help="Graphs to damage; all.")
-    ] = "",
-    precision: Annotated[str, typer.Option(help="Whose graphs.")] = "fp32",
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="The run, when the last report was made live with one."),
+    ] = None,
+    timeout: Timeout = 300,
 ) -> None:
-    """Damage copies of the graphs in four ways: parity must notice each. Exit 5 if it does not."""
+    """Do exactly what the last report did and say row by row what changed.
+
+    Exit 5 when something fails that did not; the report in the bundle is the new one.
+    """
     from mmprod.bundle import open_bundle
-    from mmprod.parity.trials import run_trials
+    from mmprod.parity.rerun import changes, last_request
+    from mmprod.parity.run import PAGE, Comparison
 
     opened = open_bundle(bundle)
-    unknown = [name for name in choices(graphs) if name not in opened.specs]
-    if unknown:
-        known = ", ".join(opened.specs)
-        raise ConfigError(f"no graph is called {unknown[0]}", hint=f"graphs: {known}")
+    request = last_request(opened)
+    require_same_source(request, against)
+    if not request.same_limits:
+        out.note("the limits have changed since the last report: verdicts may change with them")
+    with progress(out, parity_tick) as on_event:
+        report = Comparison(
+            opened,
+            reference=_live(against),
+            precisions=request.precisions,
+            batches=request.batches,
+            seeds=request.seeds,
+            on_event=on_event,
+            timeout_s=timeout,
+            page=parity_page,
+        ).run()
+    found = changes(request, report)
+    views = rerun_views(request, report, found)
+    out.result(rerun_data(request, report, found), *views, _link(opened.root / PAGE))
+    require_no_new_failure(found, opened.root)
 
-    def note(row: Trial) -> None:
-        out.note(f"{row.graph} {row.kind}: {row.verdict}")
 
-    rows = run_trials(opened, graphs=choices(graphs) or None, precision=precision, on_row=note)
-    table = [(r.graph, r.precision, r.damage, r.verdict, "ok" if r.ok else "fail") for r in rows]
-    missed = [row for row in rows if not row.ok]
-    data = {"ok": not missed, "trials": [vars(row) | {"ok": row.ok} for row in rows]}
-    columns = ("graph", "precision", "damage", "parity said", "as it must")
-    summary = f"{len(rows)} trials, {len(missed)} wrong verdicts"
-    out.result(data, Table("", columns, table), Text(summary))
-    if missed:
-        raise ParityFailed(
-            f"parity gave the wrong verdict on {missed[0].graph}: {missed[0].damage}",
-            hint="the stored reference cases are too weak or damaged: export the run again",
-        )
+command(app, "selftest")(selftest)
+command(app, "accept")(accept)
+command(app, "explain")(explain)
+command(app, "sabotage")(sabotage)
 
 
 def _live(run: Path | None) -> Callable[[GraphSpec], Runner] | None:
@@ -124,6 +128,10 @@ def _live(run: Path | None) -> Callable[[GraphSpec], Runner] | None:
 
     runners = torch_runners(open_run(run))
     return lambda spec: runners(spec.name)
+
+
+def _link(page: Path) -> Text:
+    return Text(f"page: {shown(page)}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

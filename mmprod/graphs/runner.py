@@ -5,7 +5,8 @@ two methods.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,25 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free the session or engine. Calling it twice is allowed."""
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """What a search nearly chose, nearest first. ids (B, N, R) int32; changes (B, N, R) float32:
+    the smallest relative change of the features (their L2 length is 1) after which that id is
+    chosen.
+    """
+
+    ids: Array
+    changes: Array
+
+
+@runtime_checkable
+class Ranked(Protocol):
+    """A runner that also knows how near its choices were."""
+
+    def rivals(self, inputs: Arrays) -> dict[str, Rivals]:
+        """By output; none for outputs of which nothing is known."""
 
 
 def example_inputs(spec: GraphSpec, batch: int, seed: int) -> dict[str, Array]:

@@ -123,6 +123,10 @@ class Codec(nn.Module):
         """pixels (B, H, W, 3) uint8 -> codes (B, N) int32, row-major, plane after plane."""
         return self.quantizer.encode(self.encoder(to_signal(pixels)))
 
+    def rivals(self, pixels: Tensor, count: int = 9) -> tuple[Tensor, Tensor] | None:
+        """What `encode` nearly chose, for comparisons; see `Quantizer.rivals`."""
+        return self.quantizer.rivals(self.encoder(to_signal(pixels)), count)
+
     def decode(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         """codes (B, N) integer in [0, K) -> pixels (B, H, W, 3) uint8."""
         return to_pixels(self.decoder(self.quantizer.decode(codes, grid)))

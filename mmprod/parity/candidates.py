@@ -5,18 +5,20 @@ is absent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from mmprod.bundle import Artefact, Bundle
-from mmprod.errors import EnvironmentMissing, IntegrityError
-from mmprod.graphs.runner import Runner
+from mmprod.bundle.signing import require_signature
+from mmprod.errors import IntegrityError
+from mmprod.graphs.runner import Array, Runner
 from mmprod.graphs.spec import GraphSpec
 from mmprod.manifest import FileEntry
 from mmprod.parity.limits import PRECISIONS
+from mmprod.parity.openers import open_engine, open_onnx
 from mmprod.parity.report import Row, Subject
+from mmprod.runners import cuda
 
 _ENGINE = re.compile(r"engines/([^/]+)/[^/]+\.plan")
 
@@ -24,11 +26,13 @@ _ENGINE = re.compile(r"engines/([^/]+)/[^/]+\.plan")
 @dataclass(frozen=True)
 class Candidate:
     """Something that can be compared, once `open` gives a runner. EnvironmentMissing from it means
-    "not run".
+    "not run". As a `partial` of a module's function it can be opened in a worker process, too.
     """
 
     subject: Subject
     open: Callable[[], Runner]
+    decode: Callable[[Array], Mapping[str, Array]] | None = None
+    """codes -> {"pixels"} by the reference: what a sampler should show for the codes it drew."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def offer(bundle: Bundle, spec: GraphSpec, precisions: Sequence[str]) -> Offer:
         for precision in precisions
         for item in (
             _offer_onnx(bundle, spec, precision),
+            *_offer_providers(bundle, spec, precision),
             *(_offer_engine(bundle, spec, precision, target) for target in _targets(bundle)),
         )
     ]
@@ -62,26 +67,6 @@ def offer(bundle: Bundle, spec: GraphSpec, precisions: Sequence[str]) -> Offer:
         tuple(item for item in found if isinstance(item, Candidate)),
         tuple(item for item in found if isinstance(item, Row)),
     )
-
-
-def open_onnx(spec: GraphSpec, path: Path, precision: str) -> Runner:
-    """ONNX Runtime on an ONNX file of this precision; imported here, so that a device without it
-    can still check its engines.
-    """
-    try:
-        from mmprod.runners.ort import OrtRunner
-    except ModuleNotFoundError as error:
-        raise EnvironmentMissing(
-            f"{error.name} is not installed", hint="pip install 'mmprod[export]'"
-        ) from error
-    return OrtRunner(spec, path, precision=precision)
-
-
-def open_engine(spec: GraphSpec, path: Path) -> Runner:
-    """TensorRT on a plan."""
-    from mmprod.runners.trt import TrtRunner
-
-    return TrtRunner(spec, path)
 
 
 def _offer_onnx(bundle: Bundle, spec: GraphSpec, precision: str) -> Candidate | Row:
@@ -97,6 +82,23 @@ def _offer_onnx(bundle: Bundle, spec: GraphSpec, precision: str) -> Candidate | 
     return Candidate(subject, partial(open_onnx, spec, bundle.path(graphs[0]), precision))
 
 
+def _offer_providers(bundle: Bundle, spec: GraphSpec, precision: str) -> Iterator[Candidate]:
+    """The graph on each device provider of ONNX Runtime, where there is a device."""
+    if not cuda.find_device().found:
+        return
+    try:
+        from mmprod.runners.ort import gpu_providers
+    except ModuleNotFoundError:
+        return  # the plain row says so
+    plain = _offer_onnx(bundle, spec, precision) if gpu_providers() else None
+    if not isinstance(plain, Candidate):
+        return
+    path = bundle.root / plain.subject.files[0].path
+    for name in gpu_providers():
+        subject = replace(plain.subject, target=f"ort-{name}")
+        yield Candidate(subject, partial(open_onnx, spec, path, precision, name))
+
+
 def _offer_engine(bundle: Bundle, spec: GraphSpec, precision: str, target: str) -> Candidate | Row:
     subject = Subject("torch-engine", spec.name, precision, target)
     engines = bundle.artefacts(role="engine", graph=spec.name, precision=precision)
@@ -108,6 +110,7 @@ def _offer_engine(bundle: Bundle, spec: GraphSpec, precision: str, target: str) 
         return Row(subject, "not run", "no engine was built", advice)
     if precision not in PRECISIONS:
         return _without_limits(subject)
+    require_signature(bundle)  # no byte of an engine reaches its library before hash and signature
     notes = bundle.artefacts(role="engine-info", graph=spec.name, precision=precision)
     bundle.verify(notes)  # the runner reads the one beside the engine
     subject = replace(subject, files=_verified(bundle, chosen))

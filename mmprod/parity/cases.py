@@ -13,17 +13,19 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from mmprod.errors import ConfigError, IntegrityError
-from mmprod.graphs.runner import Array, example_inputs
+from mmprod.graphs.runner import Array, Rivals, example_inputs
 from mmprod.graphs.spec import GraphSpec
 from mmprod.runners.checks import check_inputs
 
-_KEY = re.compile(r"(\w+)/(in|out)/(\w+)")
+_KEY = re.compile(r"(\w+)/(in|out|rivals|changes)/(\w+)")
+_NEAR = ("rivals", "changes")
+"""what only some files and outputs have; see `graphs.runner.Rivals`"""
 _HINT = "export the run again; the reference files are written with the graphs"
 
 
@@ -38,6 +40,8 @@ class Case:
     outputs: dict[str, Array] | None
     sizes: dict[str, int]
     """Sizes of the variable dimensions, e.g. `{"batch": 3}`."""
+    rivals: dict[str, Rivals] = field(default_factory=dict)
+    """What the reference nearly chose, by output, where that was stored."""
 
     @property
     def samples(self) -> int:
@@ -59,6 +63,10 @@ def stored_names(path: Path, spec: GraphSpec) -> list[str]:
                 raise IntegrityError(f"{path}: unexpected entry {key!r}", hint=_HINT)
             groups.setdefault(match[1], set()).add(f"{match[2]}/{match[3]}")
     for group, found in groups.items():
+        for tensor in spec.outputs:
+            near = {f"{kind}/{tensor.name}" for kind in _NEAR}
+            if tensor.role == "codes" and near <= found:
+                found -= near
         if found != wanted:
             odd = ", ".join(sorted(found ^ wanted))
             raise IntegrityError(
@@ -76,7 +84,8 @@ def stored_cases(path: Path, spec: GraphSpec) -> Iterator[Case]:
         for name in names:
             inputs = {t.name: archive[f"{name}/in/{t.name}"] for t in spec.inputs}
             outputs = {t.name: archive[f"{name}/out/{t.name}"] for t in spec.outputs}
-            yield Case(f"stored {name}", inputs, outputs, _sizes(spec, inputs, path))
+            sizes = _sizes(spec, inputs, path)
+            yield Case(f"stored {name}", inputs, outputs, sizes, _rivals(archive, name, outputs))
 
 
 def generated_cases(spec: GraphSpec, batches: Sequence[int], seeds: int) -> Iterator[Case]:
@@ -137,6 +146,24 @@ def _sizes(spec: GraphSpec, inputs: dict[str, Array], path: Path) -> dict[str, i
         return check_inputs(spec, inputs)
     except ConfigError as error:
         raise IntegrityError(f"{path}: {error.message}", hint=_HINT) from error
+
+
+def _rivals(
+    archive: np.lib.npyio.NpzFile, group: str, outputs: dict[str, Array]
+) -> dict[str, Rivals]:
+    """What was stored of near choices. Raises ValueError for what does not fit the outputs."""
+    found = {}
+    for name, output in outputs.items():
+        if f"{group}/rivals/{name}" not in archive.files:
+            continue
+        ids, changes = (archive[f"{group}/{kind}/{name}"] for kind in _NEAR)
+        whole = ids.dtype == np.int32 and changes.dtype == np.float32
+        if not whole or ids.shape != changes.shape or ids.shape[:-1] != output.shape:
+            raise ValueError(f"rivals of {group}/{name} do not fit the output")
+        if not (changes >= 0).all():
+            raise ValueError(f"rivals of {group}/{name} have no valid distance")
+        found[name] = Rivals(ids, changes)
+    return found
 
 
 def _largest_batch(spec: GraphSpec) -> int:

@@ -1,8 +1,8 @@
 """Run one graph's candidates beside the reference, case by case, and judge what was measured.
 
 The reference runs once per case for all candidates. A candidate that crashes or gives an output
-that cannot be compared is out: its row fails with that reason, the others go on. Only sums are
-kept, never outputs.
+that cannot be compared is out: its row fails with that reason, the others go on. Only sums and
+small maps are kept, never outputs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from mmprod.errors import EnvironmentMissing, MmprodError
-from mmprod.graphs.runner import Array, Runner
+from mmprod.graphs.runner import Array, Ranked, Rivals, Runner
 from mmprod.graphs.spec import GraphSpec
 from mmprod.parity.candidates import Candidate
 from mmprod.parity.cases import Case
 from mmprod.parity.compare import Stats
-from mmprod.parity.measure import defect_of, judge_outputs, measure_case, unjudged
+from mmprod.parity.heat import Heat
+from mmprod.parity.limits import tie_of
+from mmprod.parity.measure import (
+    defect_of,
+    heat_case,
+    judge_outputs,
+    measure_case,
+    measure_shown,
+    unjudged,
+)
 from mmprod.parity.report import Output, Row, Status, Subject
 
 logger = logging.getLogger(__name__)
@@ -41,6 +50,7 @@ class _Trial:
     samples: int = 0
     seconds: float = 0.0
     stats: dict[str, Stats] = field(default_factory=dict)
+    heats: dict[str, Heat] = field(default_factory=dict)
 
     @property
     def subject(self) -> Subject:
@@ -48,6 +58,15 @@ class _Trial:
 
     def end(self, status: Status, trouble: str, advice: str = "") -> None:
         self.status, self.trouble, self.advice = status, trouble, advice
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What the outputs of a case should be, and what was nearly chosen instead; or `trouble`."""
+
+    outputs: Mapping[str, Array]
+    rivals: Mapping[str, Rivals]
+    trouble: str = ""
 
 
 def check_graph(
@@ -69,12 +88,11 @@ def check_graph(
             running = [trial for trial in trials if trial.status is None]
             if not running:
                 break
-            expected, trouble = _expected(reference, case)
+            expected = _expected(reference, case)
             for trial in running:
-                if trouble:
-                    trial.end(
-                        "fail", f"{case.name}: the reference failed: {trouble}", _NO_REFERENCE
-                    )
+                if expected.trouble:
+                    reason = f"{case.name}: the reference failed: {expected.trouble}"
+                    trial.end("fail", reason, _NO_REFERENCE)
                 else:
                     _step(spec, trial, case, expected)
             on_case(case)
@@ -99,21 +117,24 @@ def _why_not_run(subject: Subject, error: EnvironmentMissing) -> str:
     """The runner's reason; for an engine, after the device it was built for."""
     text = error.message.removeprefix("not run: ")
     target = subject.target.rpartition("-")[2]
-    known = not target or text.startswith("built ")
+    known = subject.leg != "torch-engine" or not target or text.startswith("built ")
     return text if known else f"built for {target}, not run: {text}"
 
 
-def _expected(reference: Runner | None, case: Case) -> tuple[Mapping[str, Array], str]:
+def _expected(reference: Runner | None, case: Case) -> _Expected:
     """What the outputs should be, or why that is not known."""
     if reference is None:
-        return case.outputs or {}, "" if case.outputs else "the case has no stored outputs"
+        trouble = "" if case.outputs else "the case has no stored outputs"
+        return _Expected(case.outputs or {}, case.rivals, trouble)
     try:
-        return reference(case.inputs), ""
+        outputs = reference(case.inputs)
+        rivals = reference.rivals(case.inputs) if isinstance(reference, Ranked) else {}
     except Exception as error:  # noqa: BLE001 - as above
-        return {}, _describe(case.name, error)
+        return _Expected({}, {}, _describe(case.name, error))
+    return _Expected(outputs, rivals)
 
 
-def _step(spec: GraphSpec, trial: _Trial, case: Case, expected: Mapping[str, Array]) -> None:
+def _step(spec: GraphSpec, trial: _Trial, case: Case, expected: _Expected) -> None:
     """Run one case and add its measurements, or end the trial."""
     assert trial.runner is not None
     started = time.perf_counter()
@@ -125,18 +146,33 @@ def _step(spec: GraphSpec, trial: _Trial, case: Case, expected: Mapping[str, Arr
     trial.seconds += time.perf_counter() - started
     trial.cases += 1
     trial.samples += case.samples
-    defect = defect_of(spec, case, expected, got)
+    defect = defect_of(spec, case, expected.outputs, got)
     if defect:
         trial.end("fail", f"{case.name}: {defect}", _advice(trial.subject))
         return
-    for name, stats in measure_case(spec, case, expected, got).items():
+    decode = trial.candidate.decode
+    try:
+        shown = decode(got["codes"]) if decode else None
+    except Exception as error:  # noqa: BLE001 - as above
+        reason = f"{case.name}: the reference failed: {_describe(case.name, error)}"
+        trial.end("fail", reason, _NO_REFERENCE)
+        return
+    tie = tie_of(trial.subject.precision)
+    found = measure_case(spec, case, expected.outputs, got, expected.rivals, tie)
+    if shown is not None:
+        found |= measure_shown(spec, case, shown, got)
+    for name, stats in found.items():
         before = trial.stats.get(name)
         trial.stats[name] = before.merge(stats) if before else stats
+    for name, heat in heat_case(spec, expected.outputs, got).items():
+        known = trial.heats.get(name)
+        trial.heats[name] = known.merge(heat) if known else heat
 
 
 def _judge(spec: GraphSpec, trial: _Trial) -> Row:
     """The verdict of a trial that went through all cases or ended early."""
-    outputs = judge_outputs(spec, trial.stats, trial.subject.precision, trial.samples)
+    precision = trial.subject.precision
+    outputs = judge_outputs(spec, trial.stats, precision, trial.samples, trial.heats, _own(trial))
     if trial.status is None:
         _apply_limits(spec, trial, outputs)
     assert trial.status is not None
@@ -159,9 +195,9 @@ def _apply_limits(spec: GraphSpec, trial: _Trial, outputs: Sequence[Output]) -> 
     over = [(output, check) for output, check in pairs if not check.ok]
     if not pairs:
         trial.end("not run", "no stored cases to compare on", _NO_CASES)
-    elif over or unjudged(spec, trial.stats):
+    elif over or unjudged(spec, trial.stats, _own(trial)):
         broken = [f"{output.name} {check} is not met" for output, check in over]
-        reason = "; ".join([*broken, *unjudged(spec, trial.stats)])
+        reason = "; ".join([*broken, *unjudged(spec, trial.stats, _own(trial))])
         worst = over[0][0].worst if over else None
         trial.end("fail", f"{reason}; worst at {worst}" if worst else reason)
     else:
@@ -169,6 +205,11 @@ def _apply_limits(spec: GraphSpec, trial: _Trial, outputs: Sequence[Output]) -> 
         trial.end("pass", f"closest to its limit: {output.name} {closest}")
     if trial.status == "fail":
         trial.advice = _advice(trial.subject)
+
+
+def _own(trial: _Trial) -> bool:
+    """Whether the pictures of a sampler are held against the reference's of the same codes."""
+    return trial.candidate.decode is not None
 
 
 def _crash(trial: _Trial, what: str, error: Exception) -> None:

@@ -25,6 +25,9 @@ PSNR_CAP = 100.0
 CHUNK = 1 << 21
 """Logits looked at together, so that the float64 copies stay below 20 MB each."""
 
+TIES, CHANGE = "ties", "change"
+"""What ties.py adds to the sums and peaks of ids, where the reference knows how near it chose."""
+
 Index = tuple[int, ...]
 Floats = npt.NDArray[np.float64]
 
@@ -57,14 +60,16 @@ class Stats:
     """How bad `worst` is; compares places of the same role only."""
 
     def merge(self, later: Stats) -> Stats:
-        """These measurements followed by `later` ones of the same role. Associative."""
+        """These measurements followed by `later` ones of the same role. Associative. What only one
+        of them knows (ties) is no longer known.
+        """
         if later.role != self.role:
             raise ValueError(f"cannot merge {later.role} into {self.role}")
         worse = later if later.severity > self.severity else self
         return Stats(
             self.role,
-            {key: value + later.sums[key] for key, value in self.sums.items()},
-            {key: max(value, later.peaks[key]) for key, value in self.peaks.items()},
+            {k: value + later.sums[k] for k, value in self.sums.items() if k in later.sums},
+            {k: max(value, later.peaks[k]) for k, value in self.peaks.items() if k in later.peaks},
             self.first or later.first,
             worse.worst,
             worse.severity,
@@ -80,6 +85,10 @@ FIGURES = {
     "differing": "share of colour values that differ",
     "psnr": f"peak signal to noise ratio of the pictures, dB, at most {PSNR_CAP:g}",
     "agreement": "share of equal ids",
+    "settled": "share of ids that are equal or tied: the reference would have chosen the other id "
+    "after a relative change of its features no larger than what counts as a tie",
+    CHANGE: "largest relative change of the reference's features that a differing id would have "
+    "needed; 1 where that is not known",
     "differing_samples": "samples with at least one differing id",
     "max_abs": "largest absolute difference",
     "top1": "share of positions with the same most likely id",
@@ -162,7 +171,7 @@ def _compare_pixels(role: Role, reference: Array, candidate: Array, case: str) -
 
 def _compare_ids(role: Role, reference: Array, candidate: Array, case: str) -> Stats:
     """int32 (B, N) each. The worst place is where the sample with most differing ids first
-    differs.
+    differs. No difference is taken for a tie here; ties.py adds what it knows.
     """
     different = reference != candidate
     per_sample = different.reshape(len(different), -1).sum(axis=1)
@@ -250,7 +259,12 @@ def _pixel_figures(stats: Stats) -> dict[str, float]:
 
 def _id_figures(stats: Stats) -> dict[str, float]:
     agreement = 1 - stats.sums["differing"] / stats.sums["count"]
-    return {"agreement": agreement, "differing_samples": stats.sums["samples"]}
+    figures = {"agreement": agreement, "differing_samples": stats.sums["samples"]}
+    if TIES in stats.sums:
+        clear = stats.sums["differing"] - stats.sums[TIES]
+        figures["settled"] = 1 - clear / stats.sums["count"]
+        figures[CHANGE] = stats.peaks[CHANGE]
+    return figures
 
 
 def _logit_figures(stats: Stats) -> dict[str, float]:

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 REPORT = "reports/parity.json"
 _LEGS = {"onnx": "torch-ort", "engine": "torch-engine"}
 _MARK = " [earlier run: "
+_NO_VERDICT = "no verdict for this file"
 
 
 def merge(bundle: Bundle, rows: Sequence[Row], asked: Sequence[str]) -> tuple[Row, ...]:
@@ -54,6 +55,11 @@ def merge(bundle: Bundle, rows: Sequence[Row], asked: Sequence[str]) -> tuple[Ro
     )
 
 
+def is_kept(row: Mapping[str, Any]) -> bool:
+    """Whether a row (`Row.as_dict`) was not made by the report's own run, but left by `merge`."""
+    return _MARK in row["reason"] or row["reason"].startswith(_NO_VERDICT)
+
+
 def _key(subject: Subject) -> tuple[str, ...]:
     return subject.leg, subject.graph, subject.precision, subject.target
 
@@ -73,7 +79,7 @@ def _without_verdict(bundle: Bundle, rows: Sequence[Row], stale: set[str]) -> li
         )
         if _key(subject) not in spoken:
             changed = ": it changed after its comparison" if artefact.path in stale else ""
-            reason = f"no verdict for this file{changed}"
+            reason = f"{_NO_VERDICT}{changed}"
             found.append(Row(subject, "not run", reason, "mmprod parity run BUNDLE"))
     return found
 

@@ -9,23 +9,31 @@ through it. Bodies of loops are not looked into: samplers are made of the plain 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmprod.bundle import Bundle
-from mmprod.errors import EnvironmentMissing, IntegrityError
+from mmprod.errors import EnvironmentMissing, IntegrityError, ParityFailed
+from mmprod.graphs.runner import Runner
 from mmprod.graphs.spec import GraphSpec
 from mmprod.parity.cases import Case, stored_cases
+from mmprod.parity.openers import open_half
 from mmprod.parity.report import Row
 
 _PLAIN_ONLY = "overflow checked on the plain graphs only"
 
+Start = Callable[[partial[Runner]], Runner]
+"""a call that opens a runner -> the runner, in this process or in a worker"""
 
-def audit(bundle: Bundle, spec: GraphSpec, row: Row) -> Row:
+
+def open_here(call: partial[Runner]) -> Runner:
+    return call()
+
+
+def audit(bundle: Bundle, spec: GraphSpec, row: Row, start: Start = open_here) -> Row:
     """The row with the audit's finding in its reason; failed when a half tensor overflows.
 
     Rows other than passed ones of reduced graphs on ONNX Runtime come back unchanged.
@@ -39,10 +47,10 @@ def audit(bundle: Bundle, spec: GraphSpec, row: Row) -> Row:
     cases = [case for artefact in stored for case in stored_cases(bundle.path(artefact), spec)]
     (graph,) = bundle.artefacts(role="onnx", graph=spec.name, precision=subject.precision)
     try:
-        found, count = find_overflow(bundle.path(graph), cases)
+        found, count = find_overflow(spec, bundle.path(graph), cases, start)
     except EnvironmentMissing as error:
         return replace(row, reason=f"{row.reason}; overflow not checked: {error.message}")
-    except IntegrityError as error:
+    except (IntegrityError, ParityFailed) as error:
         reason = f"overflow could not be checked: {error.message}"
         return replace(row, status="fail", reason=reason, advice=error.hint)
     if found:
@@ -51,16 +59,16 @@ def audit(bundle: Bundle, spec: GraphSpec, row: Row) -> Row:
     return replace(row, reason=f"{row.reason}; no overflow in {count} half tensors")
 
 
-def find_overflow(path: Path, cases: Iterable[Case]) -> tuple[str, int]:
+def find_overflow(
+    spec: GraphSpec, path: Path, cases: Iterable[Case], start: Start = open_here
+) -> tuple[str, int]:
     """The first half tensor with Inf or NaN, in words ("" for none), and how many were looked at.
 
     Raises EnvironmentMissing without onnx or onnxruntime, IntegrityError when the copy with all
-    those outputs does not run.
+    those outputs does not run, and what `start` raises.
     """
     try:
         import onnx
-
-        from mmprod.runners.ort import run_all
     except ModuleNotFoundError as error:
         raise EnvironmentMissing(
             f"{error.name} is not installed", hint="pip install 'mmprod[export]'"
@@ -71,13 +79,22 @@ def find_overflow(path: Path, cases: Iterable[Case]) -> tuple[str, int]:
     with tempfile.TemporaryDirectory(prefix="mmprod-overflow-") as folder:
         copy = Path(folder) / "copy.onnx"
         onnx.save(model, copy, save_as_external_data=True, location="copy.data", size_threshold=128)
-        for case in cases if makers else ():
-            for name, value in run_all(copy, list(makers), case.inputs).items():
-                bad = int(value.size - np.isfinite(value).sum())
-                if bad:
-                    where = f"{case.name}: half precision overflows at {makers[name]}"
-                    return f"{where}: Inf or NaN in {bad} of {value.size} places", len(makers)
-    return "", len(makers)
+        if makers:
+            runner = start(partial(open_half, spec, copy, *makers))
+            try:
+                return _first_overflow(runner, cases, makers), len(makers)
+            finally:
+                runner.close()
+    return "", 0
+
+
+def _first_overflow(runner: Runner, cases: Iterable[Case], makers: dict[str, str]) -> str:
+    for case in cases:
+        for name, (bad, size) in runner(case.inputs).items():
+            if bad:
+                where = f"{case.name}: half precision overflows at {makers[name]}"
+                return f"{where}: Inf or NaN in {bad} of {size} places"
+    return ""
 
 
 def _show_half(onnx: Any, model: Any, known: Any) -> dict[str, str]:

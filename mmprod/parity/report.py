@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from mmprod.manifest import FileEntry
 from mmprod.parity.compare import Place
+from mmprod.parity.heat import Heat
 from mmprod.parity.limits import Check, limits_table
 
 FORMAT = 1
@@ -28,6 +29,8 @@ class Output:
     checks: tuple[Check, ...]
     first: Place | None
     worst: Place | None
+    heat: Heat | None = field(default=None, compare=False, repr=False)
+    """Where it differs, for the page; it is kept in a file of arrays, not in the report."""
 
     @property
     def ok(self) -> bool:

@@ -77,6 +77,11 @@ class DemoPage:
 
 def write_demo_page(out: Path, data: DemoPage) -> None:
     """Write the page to `out` (one .html file), atomically."""
+    write_text(out, render_demo_page(data))
+
+
+def render_demo_page(data: DemoPage) -> str:
+    """The page as text."""
     facts = "".join(
         f'<div class="fact"><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>'
         for name, value in data.facts
@@ -86,9 +91,7 @@ def write_demo_page(out: Path, data: DemoPage) -> None:
         for section in data.sections
     )
     sections = "\n".join(_section(section) for section in data.sections)
-    write_text(
-        out,
-        f"""<!DOCTYPE html>
+    return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -111,8 +114,7 @@ def write_demo_page(out: Path, data: DemoPage) -> None:
 </main>
 </body>
 </html>
-""",
-    )
+"""
 
 
 def escape(text: str) -> str:

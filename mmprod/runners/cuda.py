@@ -14,6 +14,7 @@ import ctypes
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -25,17 +26,25 @@ from mmprod.errors import EnvironmentMissing
 from mmprod.graphs.runner import Array
 
 LIBRARY = "libcuda.so.1"
+KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 PROBE_SECONDS = 60
+_KERNEL_MODULE = re.compile(r"Kernel Module.*?\s(\d+\.[\d.]+)")
+_CAPTURE_THIS_THREAD = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: never waits for the default stream
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The first CUDA device: its target ("sm89") and name; or both empty and the reason why not."""
+    """The first CUDA device: its target ("sm89") and name; or both empty and the reason why not.
+
+    `driver`: its version and that of the CUDA interface it offers, e.g. "570.86.10, CUDA 12.8".
+    """
 
     target: str = ""
     name: str = ""
     reason: str = ""
+    driver: str = ""
 
     @property
     def found(self) -> bool:
@@ -87,7 +96,22 @@ def probe_here() -> Probe:
         _check(code, "cuDeviceGetAttribute")
     name = ctypes.create_string_buffer(128)
     _check(driver.cuDeviceGetName(name, len(name), device), "cuDeviceGetName")
-    return Probe(target=f"sm{major.value}{minor.value}", name=name.value.decode(errors="replace"))
+    return Probe(
+        target=f"sm{major.value}{minor.value}",
+        name=name.value.decode(errors="replace"),
+        driver=_driver_version(driver),
+    )
+
+
+def _driver_version(driver: Any) -> str:
+    version = ctypes.c_int()
+    _check(driver.cuDriverGetVersion(ctypes.byref(version)), "cuDriverGetVersion")
+    offered = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+    try:
+        found = _KERNEL_MODULE.search(KERNEL_MODULE.read_text())
+    except OSError:
+        found = None
+    return f"{found[1]}, {offered}" if found else offered
 
 
 class DeviceMemory:
@@ -101,7 +125,7 @@ class DeviceMemory:
         self._call("cuDeviceGet", ctypes.byref(self._device), 0)
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device)
         self.activate()
-        self._call("cuStreamCreate", ctypes.byref(self._stream), 0)
+        self._call("cuStreamCreate", ctypes.byref(self._stream), _NON_BLOCKING)
 
     @property
     def stream(self) -> int:
@@ -133,6 +157,27 @@ class DeviceMemory:
 
     def synchronize(self) -> None:
         self._call("cuStreamSynchronize", self._stream)
+
+    def begin_capture(self) -> None:
+        """From now on what this thread puts on the stream is recorded instead of run."""
+        self._call("cuStreamBeginCapture_v2", self._stream, _CAPTURE_THIS_THREAD)
+
+    def end_capture(self) -> int:
+        """The handle of what was recorded, ready to launch."""
+        graph, ready = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        try:
+            flags = ctypes.c_ulonglong(0)
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, flags)
+        finally:
+            self._call("cuGraphDestroy", graph)
+        return int(ready.value or 0)
+
+    def launch_graph(self, graph: int) -> None:
+        self._call("cuGraphLaunch", ctypes.c_void_p(graph), self._stream)
+
+    def drop_graph(self, graph: int) -> None:
+        self._call("cuGraphExecDestroy", ctypes.c_void_p(graph))
 
     def close(self) -> None:
         """Give the stream and the context back. Calling it twice is allowed."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmprod.graphs.runner import Array, Arrays
+from mmprod.graphs.runner import Array, Arrays, Rivals
 from mmprod.graphs.spec import GraphSpec
 from mmprod.runners.checks import check_inputs, check_outputs
 
@@ -38,6 +38,17 @@ class TorchRunner:
         with torch.inference_mode():
             outputs = self._module(*tensors)
         return check_outputs(self.spec, [_to_numpy(value) for value in outputs], sizes)
+
+    def rivals(self, inputs: Arrays) -> dict[str, Rivals]:
+        """What the module nearly chose; see `graphs.runner.Ranked`. Nothing for most modules."""
+        find = getattr(self._module, "rivals", None)
+        if find is None:
+            return {}
+        check_inputs(self.spec, inputs)
+        tensors = [torch.tensor(inputs[t.name], device=self._device) for t in self.spec.inputs]
+        with torch.inference_mode():
+            found = find(*tensors)
+        return {name: Rivals(_to_numpy(ids), _to_numpy(c)) for name, (ids, c) in found.items()}
 
     def close(self) -> None:
         self._module = None

@@ -7,19 +7,19 @@ tests/runners/test_trt.py); not run on a device yet.
 
 from __future__ import annotations
 
+import queue
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmprod.errors import EnvironmentMissing, IntegrityError
 from mmprod.graphs.runner import Array, Arrays
 from mmprod.graphs.spec import GraphSpec
-from mmprod.manifest import read_json, sha256_file
+from mmprod.manifest import read_json, sha256_bytes
 from mmprod.runners.checks import check_inputs, check_outputs
 from mmprod.runners.cuda import DeviceMemory, find_device
+from mmprod.runners.trt_lane import Lane
 
 FORMAT = 1
 """Of the JSON beside a plan, which `engines/record.py` writes."""
@@ -79,6 +79,8 @@ def release_frames(error: BaseException) -> None:
 class TrtRunner:
     """One engine on the first CUDA device. Not run on a device yet (see the module).
 
+    `contexts`: so many threads may be in a call at once, each in a lane (trt_lane.py) of its own;
+    further ones wait. `cuda_graphs`: replay captured work instead of launching every kernel anew.
     The JSON beside the plan says what the plan is; it is checked against the plan, the device and
     the installed library before the library sees a byte. Raises EnvironmentMissing ("not run: ...")
     when this machine cannot run the engine, IntegrityError when the file is not what it should be.
@@ -87,87 +89,69 @@ class TrtRunner:
     spec: GraphSpec
     backend: str
 
-    def __init__(self, spec: GraphSpec, plan: Path) -> None:
+    def __init__(
+        self, spec: GraphSpec, plan: Path, *, contexts: int = 1, cuda_graphs: bool = False
+    ) -> None:
+        if contexts < 1:
+            raise ValueError(f"{contexts} contexts cannot run anything")
         self.spec = spec
         self.plan = plan
-        self._memory: Any = None
-        library = _check_machine(spec, plan)
+        self.cuda_graphs = cuda_graphs
+        self._lanes: list[Lane] = []
+        self._idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+        library, content = _check_machine(spec, plan)
         self._log = record_log(library)
-        self._memory = DeviceMemory()
+        # Makes the device current, which the library needs from here on.
+        memory: DeviceMemory | None = DeviceMemory()
         try:
             self._runtime = library.Runtime(self._log)
-            self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+            self._engine = self._runtime.deserialize_cuda_engine(content)
             if self._engine is None:
                 raise IntegrityError(
                     f"{plan} is no engine: {_last(self._log)}", hint="mmprod bundle verify BUNDLE"
                 )
             _check_interface(spec, plan, self._engine, library)
-            self._context = self._engine.create_execution_context()
-            if self._context is None:
-                raise EnvironmentMissing(
-                    f"not run: no execution context for {plan}: {_last(self._log)}",
-                    hint="nvidia-smi shows whether the device has memory left",
-                )
+            for _ in range(contexts):
+                memory = memory or DeviceMemory()
+                lane = Lane(self._engine, memory, spec, str(plan), lambda: _last(self._log))
+                self._lanes.append(lane)
+                memory = None  # it is the lane's
         except BaseException as error:
             self.close()
+            if memory is not None:
+                memory.close()
             release_frames(error)
             raise
+        for lane in self._lanes:
+            self._idle.put(lane)
         self.backend = f"{library.__name__} {library.__version__} {find_device().name}"
-        self._buffers: dict[str, tuple[int, int]] = {}
+        if cuda_graphs:
+            self.backend += " (CUDA graphs)"
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
-        """Outputs by name; see `graphs.runner.Runner`."""
-        if self._memory is None:
+        """Outputs by name; see `graphs.runner.Runner`. May be called from several threads."""
+        if not self._lanes:
             raise ValueError(f"the runner of {self.plan} is closed")
         sizes = check_inputs(self.spec, inputs, up_to_max=True)
-        self._memory.activate()
-        given = {t.name: np.ascontiguousarray(inputs[t.name]) for t in self.spec.inputs}
-        for name, value in given.items():
-            self._memory.upload(self._bind(name, value.nbytes), value)
-            self._expect(self._context.set_input_shape(name, value.shape), f"the shape of {name}")
-        outputs = []
-        for tensor in self.spec.outputs:
-            shape = tuple(self._context.get_tensor_shape(tensor.name))
-            if min(shape, default=0) < 0:
-                raise IntegrityError(f"{self.plan}: the shape of {tensor.name} is open: {shape}")
-            outputs.append(np.empty(shape, tensor.dtype))
-            self._bind(tensor.name, outputs[-1].nbytes)
-        self._expect(self._context.execute_async_v3(self._memory.stream), "to run")
-        for tensor, value in zip(self.spec.outputs, outputs, strict=True):
-            self._memory.download(value, self._buffers[tensor.name][0])
-        self._memory.synchronize()
+        lane = self._idle.get()
+        try:
+            outputs = lane(inputs, cuda_graph=self.cuda_graphs)
+        finally:
+            self._idle.put(lane)
         return check_outputs(self.spec, outputs, sizes)
 
     def close(self) -> None:
-        if self._memory is None:
-            return
-        for address, _ in getattr(self, "_buffers", {}).values():
-            self._memory.free(address)
-        self._context = self._engine = self._runtime = None
-        self._memory.close()
-        self._memory = None
-
-    def _bind(self, name: str, size: int) -> int:
-        """Address of a buffer of at least `size` bytes that the engine uses for this tensor."""
-        address, room = self._buffers.get(name, (0, 0))
-        if room < size:
-            if room:
-                self._memory.free(address)
-            address = self._memory.allocate(size)
-            self._buffers[name] = (address, size)
-        self._expect(self._context.set_tensor_address(name, address), f"the buffer of {name}")
-        return int(address)
-
-    def _expect(self, done: bool, what: str) -> None:
-        if not done:
-            raise IntegrityError(
-                f"{self.plan} refused {what}: {_last(self._log)}",
-                hint="build the engine again; is its graph the one of this bundle?",
-            )
+        """Give the device back. No call may be under way."""
+        for lane in self._lanes:
+            lane.close()
+        self._lanes = []
+        self._engine = self._runtime = None
 
 
-def _check_machine(spec: GraphSpec, plan: Path) -> Any:
-    """The library that runs this plan, once device, plan and version were found to fit."""
+def _check_machine(spec: GraphSpec, plan: Path) -> tuple[Any, bytes]:
+    """The library that runs this plan, once device, plan and version were found to fit; and the
+    plan, read once: what was hashed is what the library gets.
+    """
     device = find_device()
     if not device.found:
         raise EnvironmentMissing(
@@ -180,7 +164,8 @@ def _check_machine(spec: GraphSpec, plan: Path) -> Any:
             f"{plan.stem}.json has format {info.get('format')!r}; this mmprod reads {FORMAT}",
             hint="use the version of mmprod that built it, or build it again",
         )
-    if info["graph"] != spec.name or info["plan"]["sha256"] != sha256_file(plan):
+    content = plan.read_bytes()
+    if info["graph"] != spec.name or info["plan"]["sha256"] != sha256_bytes(content):
         raise IntegrityError(
             f"{plan} is not the engine of {spec.name} that {plan.stem}.json describes",
             hint="mmprod bundle verify BUNDLE",
@@ -197,7 +182,7 @@ def _check_machine(spec: GraphSpec, plan: Path) -> Any:
             f"{library.__version__} is installed, and plans fit one version only",
             hint=_BUILD_HINT + device.target,
         )
-    return library
+    return library, content
 
 
 def _check_interface(spec: GraphSpec, plan: Path, engine: Any, library: Any) -> None:

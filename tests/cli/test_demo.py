@@ -74,25 +74,27 @@ def test_whole_line(mmprod: Mmprod, job: Path, tmp_path: Path) -> None:
     assert made.code == 0, made.err
     data = made.json()
     assert data["parity"]["fail"] == 0
-    assert data["parity"]["pass"] == 16
-    assert len(data["engines"]) == 16
+    assert data["parity"]["pass"] == 20
+    assert len(data["engines"]) == 10
     assert "<svg" in (folder / "report.html").read_text(encoding="utf-8")
     bundle = folder / "bundle"
     assert mmprod("bundle", "verify", bundle).code == 0
     picture = tmp_path / "face.png"
     assert mmprod("generate", bundle, "a face", "-n", 1, "--out", picture).code == 0
     assert mmprod("caption", bundle, picture).code == 0
+    edited = mmprod("edit", bundle, picture, "a hat", "--out", tmp_path / "edited.png", "--json")
+    assert edited.json()["drawn"] > 0
     assert mmprod("parity", "run", bundle).code == 0
     assert mmprod("parity", "run", bundle, "--require-engines").code == 3
     assert mmprod("parity", "selftest", bundle).code == 3
     assert mmprod("parity", "sabotage", bundle, "--graph", "codec_decode").code == 0
-    cached = mmprod("build", bundle, "--trt", "--precision", "fp32", "--target", "sm86", "--json")
+    cached = mmprod("build", bundle, "--trt", "--precision", "fp16", "--target", "sm86", "--json")
     assert all(engine["cached"] for engine in cached.json()["engines"])
     _every_reader_refuses(mmprod, bundle, tmp_path / "copy", picture)
 
 
 def _every_reader_refuses(mmprod: Mmprod, bundle: Path, copy: Path, picture: Path) -> None:
-    for name in ("onnx/embed_text.fp16.onnx", "engines/rtx-sm86/codec_decode.fp32.plan"):
+    for name in ("onnx/embed_text.fp16.onnx", "engines/rtx-sm86/codec_decode.fp16.plan"):
         shutil.copytree(bundle, copy)
         content = bytearray((copy / name).read_bytes())
         content[len(content) // 2] ^= 1
@@ -102,11 +104,12 @@ def _every_reader_refuses(mmprod: Mmprod, bundle: Path, copy: Path, picture: Pat
             ("bundle", "inspect", copy),
             ("generate", copy, "a face"),
             ("caption", copy, picture),
+            ("edit", copy, picture, "a hat"),
             ("compress", copy, picture, "--out", copy.with_suffix(".mmq")),
             ("parity", "run", copy),
             ("parity", "selftest", copy),
             ("parity", "sabotage", copy),
-            ("build", copy, "--trt", "--precision", "fp32", "--target", "sm86"),
+            ("build", copy, "--trt", "--precision", "fp16", "--target", "sm86"),
         ):
             assert mmprod(*command).code == 4, command
         shutil.rmtree(copy)

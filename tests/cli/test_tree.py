@@ -54,8 +54,10 @@ def test_tree_has_what_the_documentation_promises() -> None:
         "data prepare avatars", "data prepare folder", "data prepare emoji", "data stats",
         "data verify", "plan", "train", "codec sweep", "codec rate", "ckpt ls",
         "ckpt verify", "ckpt consolidate", "ckpt convert", "eval", "export", "build", "parity run",
-        "parity selftest", "parity sabotage", "bundle inspect", "bundle verify", "generate",
-        "caption", "compress", "decompress",
+        "parity rerun", "parity selftest", "parity accept", "parity sabotage", "bench run",
+        "bench compare", "bundle inspect", "bundle verify", "bundle keygen",
+        "bundle sign", "bundle sbom", "bundle pack", "bundle unpack", "parity explain",
+        "generate", "edit", "caption", "compress", "decompress",
     )  # fmt: skip
     assert sorted(COMMANDS) == sorted(promised)
 

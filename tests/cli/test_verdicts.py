@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from mmprod.bundle import Bundle, open_bundle
 from mmprod.cli.verdicts import require_engines
 from mmprod.errors import EnvironmentMissing, ParityFailed
-from mmprod.graphs.runner import Runner
-from mmprod.graphs.spec import GraphSpec
 from mmprod.manifest import FileEntry
 from mmprod.parity import candidates
 from mmprod.parity.report import ParityReport, Row, Status, Subject
 from mmprod.runners.cuda import Probe
+from tests.parity import fake_device
 from tests.parity.conftest import bundle as bundle
-from tests.parity.toy import numpy_reference
 
 from .conftest import ROOT, Mmprod
 
@@ -79,11 +76,8 @@ def add_engine(bundle: Bundle) -> None:
 def test_selftest_runs_the_engines_of_this_device(
     bundle: Bundle, mmprod: Mmprod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def on_device(spec: GraphSpec, path: Path) -> Runner:
-        return numpy_reference(spec)
-
     monkeypatch.setattr("mmprod.runners.cuda.find_device", lambda: SM86)
-    monkeypatch.setattr(candidates, "open_engine", on_device)
+    monkeypatch.setattr(candidates, "open_engine", fake_device.honest)
     assert mmprod("parity", "selftest", bundle.root).code == 3, "no engine for this device"
     add_engine(open_bundle(bundle.root))
     result = mmprod("parity", "selftest", bundle.root, "--json")

@@ -145,3 +145,36 @@ def test_impossible_requests_are_refused(
         check_batches(SPECS.values(), batches, seeds)
     assert caught.value.hint
     check_batches(SPECS.values(), (1, 16), 0)
+
+
+def test_stored_rivals_are_read_with_their_case(tmp_path: Path) -> None:
+    spec = SPECS["codec_encode"]
+    codes = np.zeros((2, 4), np.int32)
+    arrays = {
+        "b2/in/pixels": np.zeros((2, 4, 4, 3), np.uint8),
+        "b2/out/codes": codes,
+        "b2/rivals/codes": np.zeros((2, 4, 3), np.int32),
+        "b2/changes/codes": np.zeros((2, 4, 3), np.float32),
+    }
+    path = tmp_path / "codec_encode.npz"
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    (case,) = stored_cases(path, spec)
+    assert case.rivals["codes"].ids.shape == case.rivals["codes"].changes.shape == (2, 4, 3)
+
+    broken = {
+        "half": {k: v for k, v in arrays.items() if k != "b2/changes/codes"},
+        "shape": {**arrays, "b2/rivals/codes": np.zeros((2, 3, 3), np.int32)},
+        "type": {**arrays, "b2/changes/codes": np.zeros((2, 4, 3), np.float64)},
+        "nan": {**arrays, "b2/changes/codes": np.full((2, 4, 3), np.nan, np.float32)},
+        "minus": {**arrays, "b2/changes/codes": np.full((2, 4, 3), -1, np.float32)},
+        "input": {**arrays, "b2/rivals/pixels": np.zeros((2, 4, 3), np.int32)},
+    }
+    for name, content in broken.items():
+        np.savez(path, **content)  # type: ignore[arg-type]
+        with pytest.raises(IntegrityError):
+            list(stored_cases(path, spec))
+            pytest.fail(f"{name} was read")
+    del arrays["b2/rivals/codes"], arrays["b2/changes/codes"]
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    (case,) = stored_cases(path, spec)
+    assert case.rivals == {}, "files of before have none"

@@ -9,13 +9,23 @@ import pytest
 
 from mmprod.errors import ConfigError
 from mmprod.parity.compare import FIGURES, compare
-from mmprod.parity.limits import LIMITS, PRECISIONS, Limit, check, limits_for, limits_table
+from mmprod.parity.limits import (
+    LIMITS,
+    PRECISIONS,
+    TIES,
+    Limit,
+    check,
+    kind_of,
+    limits_for,
+    limits_table,
+    tie_of,
+)
 from mmprod.parity.measure import measures_of
 from mmprod.parity.render import render_limit
 from tests.parity.toy import SPECS
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "fp8"])
 def test_every_output_of_every_graph_is_judged(precision: str) -> None:
     assert precision in PRECISIONS
     used = set()
@@ -25,7 +35,10 @@ def test_every_output_of_every_graph_is_judged(precision: str) -> None:
         for measure in measures_of(spec):
             if measure.limits:
                 assert limits_for(measure.tensor.role, precision, measure.limits)
-                used.add((measure.tensor.role, precision, measure.limits))
+                for ranked in (False, True):
+                    role = measure.tensor.role
+                    kind = kind_of(measure.limits, role, precision, ranked)
+                    used.add((role, precision, kind))
     assert used == {key for key in LIMITS if key[1] == precision}, "a limit nobody uses"
 
 
@@ -117,3 +130,16 @@ def test_check(limit: Limit, value: float, ok: bool, used: float | None) -> None
 def test_a_figure_that_is_no_number_fails() -> None:
     assert not check(Limit("max_abs", "<=", 0.5, ""), float("nan")).ok
     assert not check(Limit("agreement", ">=", 0.5, "", 1.0), float("nan")).ok
+
+
+def test_a_tie_is_small_has_a_reason_and_grows_with_the_error_of_the_precision() -> None:
+    assert all(len(reason.split()) >= 5 for _, reason in TIES.values())
+    assert 2**-24 < tie_of("fp32") < tie_of("fp16") < tie_of("bf16") < 1
+    assert tie_of("anything else") == 0
+
+
+def test_only_plain_ids_have_limits_for_ranked_choices() -> None:
+    assert kind_of("plain", "codes", "fp32", True) == "ranked"
+    assert kind_of("plain", "codes", "fp32", False) == "plain"
+    assert kind_of("sampler", "codes", "fp32", True) == "sampler"
+    assert kind_of("plain", "pixels", "fp32", True) == "plain"

@@ -13,7 +13,8 @@ from mmprod.bundle import Bundle
 from mmprod.errors import IntegrityError
 from mmprod.parity import run
 from mmprod.parity.report import Row
-from mmprod.parity.run import run_parity
+from mmprod.parity.run import Comparison
+from tests.parity import fake_device
 from tests.parity.toy import TO_VECTOR, TOKENS
 
 
@@ -37,8 +38,8 @@ def add_half_embedding(bundle: Bundle, gain: float) -> None:
     bundle.save()
 
 
-def half_row(bundle: Bundle) -> Row:
-    report = run_parity(bundle, precisions=("fp16",))
+def half_row(bundle: Bundle, timeout_s: float | None = None) -> Row:
+    report = Comparison(bundle, precisions=("fp16",), timeout_s=timeout_s).run()
     (row,) = [
         row
         for row in report.select(leg="torch-ort")
@@ -63,7 +64,7 @@ def test_overflow_fails_the_row_and_names_the_node(
     row = half_row(bundle)
     assert row.status == "fail"
     assert "half precision overflows at the_product (MatMul)" in row.reason
-    monkeypatch.setattr(run, "audit", lambda bundle, spec, row: row)
+    monkeypatch.setattr(run, "audit", lambda bundle, spec, row, start: row)
     assert half_row(bundle).status == "pass", "outputs alone do not show it on this CPU"
 
 
@@ -78,3 +79,15 @@ def test_an_audit_that_cannot_run_is_no_pass(
     row = half_row(bundle)
     assert (row.status, row.advice) == ("fail", "doctor")
     assert row.reason == "overflow could not be checked: the copy was refused"
+
+
+def test_with_a_time_out_the_audit_runs_in_a_worker(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_half_embedding(bundle, 1e3)
+    assert "overflows at the_product (MatMul)" in half_row(bundle, 60).reason
+    add_half_embedding(bundle, 1.0)
+    monkeypatch.setattr("mmprod.parity.overflow.open_half", fake_device.crash_on_the_copy)
+    row = half_row(bundle, 60)
+    assert row.status == "fail"
+    assert row.reason.startswith("overflow could not be checked: signal 6 (SIGABRT)")

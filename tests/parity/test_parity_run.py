@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,8 +20,9 @@ from mmprod.graphs.runner import Array, Runner
 from mmprod.graphs.spec import GraphSpec
 from mmprod.manifest import sha256_file
 from mmprod.parity import candidates
+from mmprod.parity.arrays import Maps
 from mmprod.parity.report import ParityReport, Row
-from mmprod.parity.run import ParityEvent, run_parity
+from mmprod.parity.run import PAGE, Comparison, ParityEvent, run_parity
 from mmprod.runners.cuda import Probe
 from tests.parity.toy import SPECS, TOKENS, FakeRunner, add_onnx, decode, numpy_reference, stored
 
@@ -127,6 +129,24 @@ def test_the_real_engine_runner_says_what_is_missing(
     monkeypatch.setattr("mmprod.runners.trt.find_device", lambda: Probe("sm86", "a device"))
     row = row_of(run_parity(bundle), "codec_decode", target="rtx-sm86")
     assert row.status == "fail" and "codec_decode.fp32.json is missing" in row.reason
+
+
+def test_device_providers_are_offered_on_a_device_and_never_fall_back(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows() -> list[Row]:
+        report = run_parity(bundle)
+        return [row for row in report.rows if row.subject.target.startswith("ort-")]
+
+    monkeypatch.setattr("mmprod.runners.ort.gpu_providers", lambda: ["cuda", "tensorrt"])
+    monkeypatch.setattr("mmprod.runners.cuda.find_device", lambda: Probe(reason="no driver"))
+    assert rows() == []
+    monkeypatch.setattr("mmprod.runners.cuda.find_device", lambda: Probe("sm86", "a device"))
+    found = rows()
+    assert [row.subject.target for row in found] == ["ort-cuda", "ort-tensorrt"] * 2
+    assert {row.status for row in found} == {"not run"}
+    assert found[0].reason == "this ONNX Runtime has no CUDAExecutionProvider"
+    assert found[0].subject.files, "the row says which file was not run"
 
 
 def test_engines_are_compared_where_they_run(
@@ -249,12 +269,37 @@ def test_the_bundle_is_whole_afterwards_and_again_after_a_second_run(bundle: Bun
     run_parity(bundle)
     opened = open_bundle(bundle.root)
     reports = [artefact.path for artefact in opened.artefacts(role="report")]
-    assert reports == ["reports/parity.json", "reports/parity.md"]
+    assert reports == ["reports/parity.json", "reports/parity.md", "reports/parity.npz"]
     run_parity(opened, reference=numpy_reference, seeds=1)
     again = open_bundle(bundle.root)
     assert [artefact.path for artefact in again.artefacts(role="report")] == reports
     assert again.summaries["parity"]["reference"] == "numpy"
     assert again.artefacts(role="onnx")[0].meta == {"note": "kept"}
+
+
+def test_a_page_never_outlives_its_report(bundle: Bundle) -> None:
+    def page(data: Mapping[str, Any], maps: Maps) -> str:
+        assert data["pass"] == 2 and ("torch-ort codec_decode fp32", "pixels") in maps
+        return "<p>page"
+
+    Comparison(bundle, page=page).run()
+    assert (bundle.root / PAGE).read_text() == "<p>page"
+    assert PAGE in [artefact.path for artefact in open_bundle(bundle.root).artefacts("report")]
+    run_parity(bundle)
+    assert not (bundle.root / PAGE).exists(), "it spoke of the report before"
+    open_bundle(bundle.root)
+
+
+def test_a_page_that_cannot_be_made_leaves_the_report_before(bundle: Bundle) -> None:
+    def broken(data: Mapping[str, Any], maps: Maps) -> str:
+        raise ZeroDivisionError
+
+    run_parity(bundle)
+    before = (bundle.root / "reports" / "parity.json").read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        Comparison(bundle, reference=numpy_reference, page=broken).run()
+    assert (bundle.root / "reports" / "parity.json").read_bytes() == before
+    open_bundle(bundle.root)
 
 
 def test_the_report_holds_hashes_margins_limits_and_counts(bundle: Bundle) -> None:
@@ -282,7 +327,8 @@ def read_text(bundle: Bundle) -> str:
 def test_the_table_lines_up_as_plain_text(bundle: Bundle) -> None:
     run_parity(bundle, precisions=("fp32", "fp16"))
     text = read_text(bundle)
-    assert text.startswith("# Parity of toy: ok (2 pass, 0 fail, 30 not run)")
+    absent = 2 * 2 * len(SPECS) - 2
+    assert text.startswith(f"# Parity of toy: ok (2 pass, 0 fail, {absent} not run)")
     for block in text.split("\n\n"):
         if block.startswith("|"):
             lines = block.splitlines()
@@ -308,8 +354,9 @@ def test_progress_is_told(bundle: Bundle) -> None:
 
 
 def test_the_package_needs_neither_torch_nor_onnx_nor_onnxruntime() -> None:
-    names = "run, trials, merge, overflow, sabotage, render, check, candidates, compare, limits, "
-    names += "cases, report"
+    names = "run, selftest, worker, worker_child, trials, merge, overflow, sabotage, render, "
+    names += "check, candidates, compare, limits, "
+    names += "cases, report, accept, rerun, arrays, openers"
     code = (
         f"import sys; from mmprod.parity import {names}; "
         "sys.exit(sum(m in sys.modules for m in ('torch', 'onnx', 'onnxruntime')))"

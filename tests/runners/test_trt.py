@@ -6,8 +6,10 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import enum
+import threading
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,27 @@ class HostMemory:
         self.allocated = 0
         self.pending: list[Callable[[], None]] = []
         self.closed = 0
+        self.recording: list[Callable[[], None]] | None = None
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.launched = 0
+
+    def begin_capture(self) -> None:
+        assert self.recording is None
+        self.recording = []
+
+    def end_capture(self) -> int:
+        assert self.recording is not None
+        handle = 100 + len(self.graphs)
+        self.graphs[handle], self.recording = self.recording, None
+        return handle
+
+    def launch_graph(self, graph: int) -> None:
+        self.launched += 1
+        for step in self.graphs[graph]:
+            step()
+
+    def drop_graph(self, graph: int) -> None:
+        self.graphs[graph] = [lambda: pytest.fail("a dropped graph was launched")]
 
     def activate(self) -> None:
         assert not self.closed
@@ -88,6 +111,7 @@ class Context:
 
     def __init__(self, library: Library) -> None:
         self.library = library
+        self.profile = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
 
@@ -105,17 +129,30 @@ class Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == HostMemory.stream
-        batch = self.shapes["tokens"][0]
-        tokens = self._view("tokens", np.int32, (batch, 3))
-        sums = tokens + self._view("noise", np.float32, (batch, 3))
-        self._view("sums", np.float32, (batch, 3))[:] = sums
-        self._view("bytes", np.uint8, (batch,))[:] = sums.sum(1)
+        self.library.runs.append(self.profile)
+        memory = self.library.memory
+        if memory is not None and memory.recording is not None:
+            addresses, shapes = dict(self.addresses), dict(self.shapes)
+            memory.recording.append(lambda: self._compute(addresses, shapes))
+            return self.library.refuse != "capture"
+        self._compute(self.addresses, self.shapes)
         return self.library.refuse != "run"
 
-    def _view(self, name: str, dtype: Any, shape: tuple[int, ...]) -> Any:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        raw = (ctypes.c_char * size).from_address(self.addresses[name])
-        return np.frombuffer(raw, dtype).reshape(shape)
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.profile = profile
+        return self.library.refuse != "profile"
+
+    def _compute(self, addresses: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> None:
+        batch = shapes["tokens"][0]
+
+        def view(name: str, dtype: Any, shape: tuple[int, ...]) -> Any:
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            raw = (ctypes.c_char * size).from_address(addresses[name])
+            return np.frombuffer(raw, dtype).reshape(shape)
+
+        sums = view("tokens", np.int32, (batch, 3)) + view("noise", np.float32, (batch, 3))
+        view("sums", np.float32, (batch, 3))[:] = sums
+        view("bytes", np.uint8, (batch,))[:] = sums.sum(1)
 
 
 class Library(types.ModuleType):
@@ -127,6 +164,9 @@ class Library(types.ModuleType):
     def __init__(self) -> None:
         super().__init__("tensorrt_toy")
         self.refuse = ""
+        self.profiles = [(1, 16)]
+        self.runs: list[int] = []
+        self.memory: HostMemory | None = None
         library = self
         kinds = {"tokens": "INT32", "noise": "FLOAT", "sums": "FLOAT", "bytes": "UINT8"}
 
@@ -135,6 +175,14 @@ class Library(types.ModuleType):
 
         class Engine:
             num_io_tensors = 4
+
+            @property
+            def num_optimization_profiles(self) -> int:
+                return len(library.profiles)
+
+            def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+                low, high = library.profiles[profile]
+                return [(low, 3), (high, 3), (high, 3)]
 
             def get_tensor_name(self, index: int) -> str:
                 return list(kinds)[index]
@@ -188,6 +236,7 @@ def describe(path: Path, **changes: Any) -> None:
 def device(monkeypatch: pytest.MonkeyPatch) -> tuple[Library, HostMemory]:
     """A machine with an sm89 device and the stand-in for the library."""
     library, memory = Library(), HostMemory()
+    library.memory = memory
     monkeypatch.setattr(trt, "find_device", lambda: Probe("sm89", "RTX 4090"))
     monkeypatch.setattr(trt, "load_library", lambda flavour: library)
     monkeypatch.setattr(trt, "DeviceMemory", lambda: memory)
@@ -237,6 +286,81 @@ def test_inputs_need_not_be_contiguous(plan: Path, device: tuple[Library, HostMe
     wide[:, ::2] = given["tokens"]
     found = TrtRunner(SPEC, plan)({**given, "tokens": wide[:, ::2]})
     assert (found["sums"] == given["tokens"] + np.float32(0.25)).all()
+
+
+def test_cuda_graphs_are_captured_once_per_shape_and_replayed(
+    plan: Path, device: tuple[Library, HostMemory]
+) -> None:
+    library, memory = device
+    runner = TrtRunner(SPEC, plan, cuda_graphs=True)
+    assert runner.backend.endswith("(CUDA graphs)")
+    for count, batch in enumerate((4, 4, 2, 4, 2)):
+        given = inputs(batch)
+        given["noise"] += count
+        assert (runner(given)["sums"] == given["tokens"] + np.float32(0.25) + count).all()
+    assert memory.launched == 5 and len(memory.graphs) == 2
+    assert len(library.runs) == 4, "each shape: once to settle, once to record"
+    runner(inputs(16))  # the buffers grow: what was captured points to memory that is gone
+    assert (runner(inputs(4))["sums"] == inputs(4)["tokens"] + np.float32(0.25)).all()
+    assert len(memory.graphs) == 4
+    runner.close()
+    assert memory.live == {}
+
+
+def test_an_engine_that_cannot_be_captured_is_an_error_not_a_slower_way(
+    plan: Path, device: tuple[Library, HostMemory]
+) -> None:
+    library, memory = device
+    library.refuse = "capture"
+    with pytest.raises(IntegrityError, match="refused to be captured in a CUDA graph"):
+        TrtRunner(SPEC, plan, cuda_graphs=True)(inputs(2))
+    assert memory.recording is None, "the stream records no more"
+
+
+def test_each_profile_has_a_context_of_its_own(
+    plan: Path, device: tuple[Library, HostMemory]
+) -> None:
+    library, _ = device
+    library.profiles = [(1, 1), (2, 8)]
+    runner = TrtRunner(SPEC, plan)
+    for batch in (1, 5, 8, 1):
+        assert runner(inputs(batch))["sums"].shape == (batch, 3)
+    assert library.runs == [0, 1, 1, 0]
+    with pytest.raises(ConfigError, match="none of its 2 profiles takes"):
+        runner(inputs(9))
+    library.refuse = "profile"
+    with pytest.raises(IntegrityError, match="refused profile 1"):
+        TrtRunner(SPEC, plan)(inputs(2))
+
+
+def test_several_threads_each_in_a_lane(
+    plan: Path, device: tuple[Library, HostMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[HostMemory] = []
+
+    def memory() -> HostMemory:
+        made.append(HostMemory())
+        return made[-1]
+
+    monkeypatch.setattr(trt, "DeviceMemory", memory)
+    runner = TrtRunner(SPEC, plan, contexts=3)
+    assert len(made) == 3
+    meeting = threading.Barrier(3, timeout=20)
+    for one in made:
+        monkeypatch.setattr(one, "activate", lambda: void(meeting.wait()))
+
+    def call(batch: int) -> bool:
+        given = inputs(batch)
+        return bool((runner(given)["sums"] == given["tokens"] + np.float32(0.25)).all())
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(call, (1, 2, 3))), "three calls were under way at once"
+    for one in made:
+        monkeypatch.setattr(one, "activate", lambda: None)
+    runner.close()
+    assert [(one.closed, one.live) for one in made] == [(1, {})] * 3
+    with pytest.raises(ValueError, match="0 contexts"):
+        TrtRunner(SPEC, plan, contexts=0)
 
 
 def test_a_batch_above_the_profile_is_a_usage_error(
@@ -338,12 +462,15 @@ def test_the_real_library_has_all_that_the_runner_uses() -> None:
             "get_tensor_dtype",
             "get_tensor_mode",
             "get_tensor_name",
+            "get_tensor_profile_shape",
             "num_io_tensors",
+            "num_optimization_profiles",
         ],
         "IExecutionContext": [
             "execute_async_v3",
             "get_tensor_shape",
             "set_input_shape",
+            "set_optimization_profile_async",
             "set_tensor_address",
         ],
         "TensorIOMode": ["INPUT", "OUTPUT"],
@@ -377,8 +504,8 @@ def test_a_real_engine_on_the_device(tmp_path: Path) -> None:
     plan = Path(job.plan)
     describe(plan, graph="matmul", version=result.version, target=target, flavour=flavour)
     weights = [numpy_helper.to_array(w) for w in onnx.load(path).graph.initializer]
-    runner = TrtRunner(spec, plan)
-    for batch in (1, 5, 16):
+    runner = TrtRunner(spec, plan, contexts=2, cuda_graphs=True)
+    for batch in (1, 5, 16, 5):
         x = np.random.default_rng(batch).standard_normal((batch, 16)).astype(np.float32)
         wanted = np.maximum(x @ weights[0], 0) @ weights[1]
         np.testing.assert_allclose(runner({"x": x})["y"], wanted, rtol=1e-5, atol=1e-4)

@@ -92,6 +92,12 @@ class Quantizer(nn.Module):
         """z (B, D, h, w) -> codes (B, N) int32. Exports as matrix products, ArgMax, Round."""
         raise NotImplementedError
 
+    def rivals(self, z: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
+        """What `encode` nearly chose: z (B, D, h, w) -> ids (B, N, R) int32, changes (B, N, R)
+        float32, as `search.rivals_in`; None for a quantizer that cannot say.
+        """
+        return None
+
     def decode(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         """codes (B, N) integer in [0, K) -> latents (B, D, h, w) float32. Exports as one Gather."""
         raise NotImplementedError

@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mmprod.models.quantizers.base import WINDOW, Totals, world_size
-from mmprod.models.quantizers.search import nearest, nearest_in_graph
+from mmprod.models.quantizers.search import nearest, nearest_in_graph, rivals_in
 
 POOL = 4096
 """candidate features for restarts: about as many over a global batch, equally many per sample"""
@@ -93,6 +93,10 @@ class Book(nn.Module):
         codes, bonus = self._plane(plane)
         index = nearest_in_graph(x, codes, unit=self.rules.unit, bonus=bonus)
         return index + plane * self.size if plane else index
+
+    def rivals(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """What `nearest_in_graph` nearly chose; see `search.rivals_in`. One plane only."""
+        return rivals_in(x, self.codes, count, unit=self.rules.unit, bonus=self.bonus)
 
     def _plane(self, plane: int) -> tuple[Tensor, Tensor | None]:
         """Codes of a plane, and their bonus."""

@@ -65,6 +65,10 @@ class EuclidQuantizer(Quantizer):
             x = z.float().flatten(2).transpose(1, 2)
             return self.book.nearest_in_graph(x).to(torch.int32)
 
+    def rivals(self, z: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
+        with full_precision(z.device.type):
+            return self.book.rivals(z.float().flatten(2).transpose(1, 2), count)
+
     def decode(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         """codes (B, N) in [0, K) -> latents (B, D, h, w) float32."""
         vectors = F.embedding(codes.to(torch.int64), self.codes)

@@ -64,6 +64,32 @@ def nearest_in_graph(
     return F.linear(x, codes, _constant(codes, unit, bonus)).argmax(2)
 
 
+def rivals_in(
+    x: Tensor, codes: Tensor, count: int, *, unit: bool, bonus: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What the search nearly chose: x (B, N, D), codes (K, D) -> ids (B, N, R) int32 of the
+    `count` best codes by similarity, best first; changes (B, N, R) float32, 0 for the best.
+
+    changes: the smallest |d| / |x| for which x + d may be given that code: a change d moves the
+    lead of the best code a over b by <d, a - b>, at most |d| |a - b|. In float64, sample by sample.
+    """
+    constant = _constant(codes.double(), unit, None if bonus is None else bonus.double())
+    found = [_rivals_of(sample, codes.double(), constant, count) for sample in x.double()]
+    ids, changes = zip(*found, strict=True)
+    return torch.stack(ids).to(torch.int32), torch.stack(changes).to(torch.float32)
+
+
+def _rivals_of(
+    x: Tensor, codes: Tensor, constant: Tensor | None, count: int
+) -> tuple[Tensor, Tensor]:
+    """One sample: x (N, D) -> ids (N, R) int64, changes (N, R)."""
+    scores, ids = F.linear(x, codes, constant).topk(min(count, len(codes)), dim=1)
+    apart = (codes[ids] - codes[ids[:, :1]]).norm(dim=2)
+    reach = apart * x.norm(dim=1, keepdim=True)
+    lead = scores[:, :1] - scores
+    return ids, torch.where(lead > 0, lead / reach.clamp_min(1e-300), 0.0)
+
+
 def _constant(codes: Tensor, unit: bool, bonus: Tensor | None) -> Tensor | None:
     if unit:
         return bonus

@@ -21,7 +21,7 @@ from mmprod.models.quantizers.base import (
     rows_of,
 )
 from mmprod.models.quantizers.gradients import GRADIENTS
-from mmprod.models.quantizers.search import nearest, nearest_in_graph
+from mmprod.models.quantizers.search import nearest, nearest_in_graph, rivals_in
 
 
 class SimvqQuantizer(Quantizer):
@@ -67,6 +67,11 @@ class SimvqQuantizer(Quantizer):
         with full_precision(z.device.type):
             x = z.float().flatten(2).transpose(1, 2)
             return nearest_in_graph(x, self._codes(), unit=False).to(torch.int32)
+
+    def rivals(self, z: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
+        with full_precision(z.device.type):
+            x = z.float().flatten(2).transpose(1, 2)
+            return rivals_in(x, self._codes(), count, unit=False)
 
     def decode(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         """codes (B, N) in [0, K) -> latents (B, D, h, w) float32."""

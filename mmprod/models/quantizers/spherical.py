@@ -65,6 +65,11 @@ class SphericalQuantizer(Quantizer):
             unit = F.normalize(z.float(), dim=1).flatten(2).transpose(1, 2)
             return self.book.nearest_in_graph(unit).to(torch.int32)
 
+    def rivals(self, z: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
+        with full_precision(z.device.type):
+            unit = F.normalize(z.float(), dim=1).flatten(2).transpose(1, 2)
+            return self.book.rivals(unit, count)
+
     def decode(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         """codes (B, N) in [0, K) -> latents (B, D, h, w) float32."""
         vectors = F.embedding(codes.to(torch.int64), self.codes)
