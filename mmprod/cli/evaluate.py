@@ -156,7 +156,8 @@ def _bits(figures: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("information_from_texts", "captions"),
     ):
         own = figures[name]
-        text = f"{own['bits']:.1f} +- {own['error']:.1f} bits"
+        margin = "" if own["error"] is None else f" +- {own['error']:.1f}"
+        text = f"{own['bits']:.1f}{margin} bits"
         rows.append((f"information of the two about each other, from {title}", text))
     return rows
 

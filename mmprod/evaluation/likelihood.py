@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmprod.config.schema import Dims
+from mmprod.errors import NumericsError
 from mmprod.graphs.runner import Array, Runner
 
 Ids = npt.NDArray[np.int32]
@@ -37,16 +38,23 @@ PAD = 0
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over samples and its standard error."""
+    """A mean over samples and its standard error, None for a single sample."""
 
     value: float
-    error: float
+    error: float | None
 
     @classmethod
     def of(cls, values: Nats, unit: float = 1.0) -> Mean:
-        """Of values (B,), divided by `unit`; the error is NaN for a single sample."""
-        spread = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(float(values.mean()) / unit, float(spread) / unit)
+        """Of values (B,), divided by `unit`. Raises NumericsError when one is not finite."""
+        if not np.isfinite(values).all():
+            raise NumericsError(
+                "a likelihood bound is NaN or infinite",
+                hint="mmprod parity run BUNDLE --against RUN finds the graph",
+            )
+        error = None
+        if len(values) > 1:
+            error = float(values.std(ddof=1)) / math.sqrt(len(values)) / unit
+        return cls(float(values.mean()) / unit, error)
 
 
 @dataclass(frozen=True)

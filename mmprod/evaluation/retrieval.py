@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmprod.errors import NumericsError
+
 DEPTHS = (1, 5, 10)
 
 
@@ -21,8 +23,12 @@ def recalls(
 
     queries (A, E) and items (B, E): unit vectors; right (A, B), at least one per query. Items are
     ranked by cosine; of equal ones the wrong are taken to come first, so a constant embedding
-    scores as badly as it should.
+    scores as badly as it should. Raises NumericsError for an embedding that is not finite.
     """
+    if not (np.isfinite(queries).all() and np.isfinite(items).all()):
+        raise NumericsError(
+            "a search embedding is NaN or infinite", hint="mmprod parity run BUNDLE finds the graph"
+        )
     cosine = queries.astype(np.float64) @ items.astype(np.float64).T
     best = np.where(right, cosine, -np.inf).max(1, keepdims=True)
     before = ((cosine >= best) & ~right).sum(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mmprod.errors import NumericsError
 from mmprod.evaluation.retrieval import chance_recall, recalls
 
 EYE = np.eye(12, dtype=np.float32)
@@ -47,3 +48,11 @@ def test_chance_is_that_of_a_draw_without_replacement() -> None:
     assert chance_recall(right, 20) == pytest.approx(1)
     right[0, 1] = True
     assert chance_recall(right) == pytest.approx(0.11)
+
+
+def test_embeddings_that_are_not_finite_are_refused() -> None:
+    broken = EYE.copy()
+    broken[3, 0] = np.nan
+    for queries, items in ((broken, EYE), (EYE, broken)):
+        with pytest.raises(NumericsError, match="embedding is NaN"):
+            recalls(queries, items, np.eye(12, dtype=bool))
