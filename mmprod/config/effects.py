@@ -24,9 +24,10 @@ def check_effects(cfg: BaseModel) -> None:
     for key, readers in READ_BY.items():
         if quantizer not in readers and _is_set(cfg, key):
             raise ValueError(f"{key} has no effect on {quantizer}; it belongs to {_any(readers)}")
-    if _is_set(cfg, "rate_weight") and not _is_set(cfg, "restart"):
+    if getattr(cfg, "rate_weight") > 0 and not _is_set(cfg, "restart"):  # noqa: B009 - as above
         raise ValueError(
-            "rate_weight lets costly codes go, restart would bring them back: set restart = false"
+            "rate_weight above 0 lets costly codes go, restart would bring them back: "
+            "set restart = false"
         )
     if _is_set(cfg, "gan_start") and not _is_set(cfg, "gan_weight"):
         raise ValueError("gan_start has no effect without gan_weight")

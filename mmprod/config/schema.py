@@ -95,9 +95,9 @@ class CodecConfig(Section):
     commitment: float = Field(default=0.25, ge=0)
     rate_weight: float = Field(
         default=0.0,
-        ge=0,
         description="weight of a code's bits in the search, 1: what they are worth at high rate "
-        "(entropy-constrained quantization, for compressed files; with restart=false)",
+        "(entropy-constrained quantization, for compressed files; with restart=false); below 0: "
+        "rare codes are preferred, which evens the usage of a large codebook",
     )
     loss: Literal["archive", "natural"] = Field(
         default="archive",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -26,14 +27,17 @@ def latents(step: int) -> Tensor:
     return z * torch.where(large, 1.0, 0.3)
 
 
-def trained(weight: float, **settings: object) -> tuple[Quantizer, float, float]:
+def trained(
+    weight: float, updates: int = 25, batch: int = BATCH, **settings: Any
+) -> tuple[Quantizer, float, float]:
     """A quantizer after some updates, its mean squared error and bits per latent position."""
     torch.manual_seed(0)
-    base = {"quantizer": "euclid", "codebook_size": SIZE, "code_dim": DIM, "ema_decay": 0.8}
+    base: dict[str, Any] = {"quantizer": "euclid", "codebook_size": SIZE, "code_dim": DIM}
+    base |= {"ema_decay": 0.8}
     cfg = CodecConfig(**base | settings, restart=False, rate_weight=weight)
     quantizer = build_quantizer(cfg).train()
-    for step in range(25):
-        quantizer(latents(step))
+    for step in range(updates):
+        quantizer(latents(step)[:batch])
         quantizer.update()
     z = latents(99)
     found = quantizer.eval()(z)
@@ -43,13 +47,26 @@ def trained(weight: float, **settings: object) -> tuple[Quantizer, float, float]
 
 
 @pytest.mark.parametrize("settings", [{}, {"quantizer": "residual", "books": 2}])
-def test_a_larger_weight_gives_fewer_bits_and_more_error(settings: dict[str, object]) -> None:
+def test_a_larger_weight_gives_fewer_bits_and_more_error(settings: dict[str, Any]) -> None:
     results = [trained(weight, **settings) for weight in (0.0, 1.0, 3.0)]
     errors = [error for _, error, _ in results]
     bits = [bits for *_, bits in results]
     assert errors == sorted(errors)
     assert bits == sorted(bits, reverse=True)
     assert bits[0] - bits[2] > 0.5
+
+
+@pytest.mark.parametrize(("updates", "batch"), [(25, BATCH), (200, BATCH // 16)])
+def test_a_weight_below_zero_evens_the_usage_of_codes(updates: int, batch: int) -> None:
+    """Also where an update has as many tokens as the window."""
+    even, error, bits = trained(-1.0, updates, batch)
+    _, least, plain = trained(0.0, updates, batch)
+    assert plain + 0.1 < bits <= math.log2(SIZE)
+    assert least < error < 1.2 * least
+    assert isinstance(even, EuclidQuantizer) and even.book.bonus is not None
+    rare, common = int(even.rate.argmin()), int(even.rate.argmax())
+    assert even.book.bonus[rare] > even.book.bonus[common] > 0
+    CodecConfig(rate_weight=-1)  # goes with restarts
 
 
 def test_bits_are_better_spent_than_by_a_smaller_codebook() -> None:

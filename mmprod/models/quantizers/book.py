@@ -39,12 +39,20 @@ LARGEST_ERROR = 0.25
 guide
 """
 
+TOWARDS_EVEN = 0.1
+"""of the way to the wanted bonus per update, where rare ids are preferred; at once, a batch as
+large as the window would swing between all tokens of an id and none
+"""
+MOST_RARE = 3.0
+"""bits that an id may be rarer than the average one, where rare ids are preferred"""
+
 
 @dataclass(frozen=True)
 class Rules:
     """How a book moves. decay: of the moving averages; unit: codes have length 1; in_turn: plane p
     is first placed at update p, on what the planes before it leave, and is zero until then; rate:
-    weight of the bits of a code in the search (0: the nearest code).
+    weight of the bits of a code in the search (0: the nearest code; below 0: rare codes are
+    preferred, as the bias of loss-free load balancing does, Wang et al. 2024).
     """
 
     decay: float
@@ -126,7 +134,8 @@ class Book(nn.Module):
         used = (totals.counts > 0) & (first <= totals.update)
         self.codes.copy_(torch.where(used[:, None], self._means(), self.codes))
         if self.bonus is not None and totals.clock >= WINDOW:
-            self.bonus.copy_(self._price(totals) * 0.5 * self._bits(totals.rate))
+            wanted = self._price(totals) * 0.5 * self._bits(totals.rate)
+            self.bonus.lerp_(wanted, 1.0 if self.rules.rate > 0 else TOWARDS_EVEN)
         patience = max(PATIENCE_UPDATES * totals.tokens, PATIENCE_TOKENS * self.size)
         idle = totals.clock - torch.maximum(totals.seen, self.placed)
         unused = (idle >= patience) if self.rules.restart else torch.zeros_like(used)
@@ -144,10 +153,12 @@ class Book(nn.Module):
 
     def _bits(self, rate: Tensor) -> Tensor:
         """Bits of every id under the shares `rate` (K,), negative; an id not seen in the window
-        counts as half seen.
+        counts as half seen. Where rare ids are preferred, none counts as rarer than MOST_RARE
+        bits, or an unseen one would draw half of all tokens in its next update.
         """
         shares = rate.view(self.planes, -1) + 0.5 / WINDOW
-        return (shares / shares.sum(1, keepdim=True)).log2().flatten()
+        bits = (shares / shares.sum(1, keepdim=True)).log2().flatten()
+        return bits.clamp_min(-math.log2(self.size) - MOST_RARE) if self.rules.rate < 0 else bits
 
     def _means(self) -> Tensor:
         """Codes as the averages have them: mean direction of unit codes, else the mean."""
