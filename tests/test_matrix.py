@@ -12,6 +12,7 @@ from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.engines.job import BuildJob, BuildResult
 from mmprod.engines.pool import Limits
 from mmprod.errors import ConfigError, MmprodError
+from mmprod.runners.cuda import Probe
 from tools import matrix
 
 GRAPHS = ("embed_image", "embed_text")
@@ -114,3 +115,37 @@ def test_an_interrupted_run_goes_on(
     both = matrix.build(bundle, graphs, ("sm86", "sm89"), known)
     assert asked == ["sm86", "sm89"]
     assert both["embed_text", "fp32", "sm86"] == first["embed_text", "fp32", "sm86"]
+
+
+def test_failures_and_other_versions_are_built_again(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    graphs = [
+        graph
+        for graph in matrix.graphs_of(bundle)
+        if (graph.spec.name, graph.precision) == ("embed_image", "fp32")
+    ]
+    asked: list[str] = []
+
+    def counting(
+        jobs: Sequence[BuildJob], *, limits: Limits
+    ) -> Iterator[tuple[BuildJob, BuildResult | MmprodError]]:
+        asked.extend(job.target for job in jobs)
+        return building(jobs, limits=limits)
+
+    monkeypatch.setattr(matrix, "run_jobs", counting)
+    known = tmp_path / "cells.jsonl"
+    for version in ("1.7", "1.7", "1.8", "1.7"):
+        matrix.build(bundle, graphs, ("sm86", "sm120"), known, version=version)
+        asked.append(version)
+    assert asked == ["sm86", "sm120", "1.7", "sm120", "1.7", "sm86", "sm120", "1.8", "sm120", "1.7"]
+
+
+@pytest.mark.parametrize(("target", "said"), [("", True), ("sm89", False)])
+def test_the_head_speaks_of_the_device_of_this_machine(
+    target: str, said: bool, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "find_device", lambda: Probe(target=target))
+    head = matrix.head_of(bundle, ("sm86",), "1.7", 1.0)
+    assert "No engine was run" in head
+    assert ("no CUDA device" in head) == said

@@ -5,7 +5,8 @@
 
 Parity is read from the bundle, where the export left it. Engines are built with TensorRT for RTX
 into a temporary folder, by the rules of `mmprod build`: none from a graph that failed parity. The
-bundle stays as it is. `--cells FILE` keeps each finished cell, so that an interrupted run goes on.
+bundle stays as it is. `--cells FILE` keeps each engine that was built, so that an interrupted run
+goes on; those that failed are tried again, and all of them with another version of TensorRT.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mmprod.graphs.spec import GraphSpec
 from mmprod.manifest import write_text
 from mmprod.parity.limits import LIMITS
 from mmprod.parity.render import render_limit
+from mmprod.runners.cuda import find_device
 
 TARGETS = ("sm80", "sm86", "sm89", "sm120")
 PRECISIONS = tuple(FIRST)
@@ -110,14 +112,16 @@ def build(
     targets: Sequence[str],
     known: Path | None = None,
     stop: bool = False,
+    version: str = "",
 ) -> dict[Key, Cell]:
     """Build every engine that is not refused; one cell for each graph, precision and target.
 
-    `known`: a file of cells that were finished before, to which each new one is added. `stop`:
-    build nothing; what `known` lacks is said to be not built.
+    `known`: a file of engines that were built before, to which each new one is added; a failure is
+    not, for it may have been the machine's. `stop`: build nothing; what `known` lacks is said to be
+    not built. `version`: that of TensorRT, whose engines alone are taken from `known`.
     """
     cells: dict[Key, Cell] = {}
-    found = _read(known)
+    found = _read(known, version)
     with tempfile.TemporaryDirectory(prefix="mmprod-matrix-") as folder:
         jobs = []
         for graph in graphs:
@@ -147,21 +151,26 @@ def build(
                 )
         for done, (job, outcome) in enumerate(run_jobs(jobs, limits=Limits()), start=1):
             cells[job.graph, job.precision, job.target] = cell = _cell(job, outcome)
-            if known:
+            if known and not isinstance(outcome, MmprodError):
                 (graph,) = bundle.artefacts("onnx", job.graph, job.precision)
-                line = {"onnx": graph.sha256, "target": job.target, "cell": asdict(cell)}
+                key = {"onnx": graph.sha256, "target": job.target, "tensorrt": version}
+                line = {**key, "cell": asdict(cell)}
                 with known.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(line) + "\n")
             print(f"{done}/{len(jobs)} {job.label}: {cell.refusal or cell}", file=sys.stderr)
     return cells
 
 
-def _read(known: Path | None) -> dict[tuple[str, str], Cell]:
-    """Finished cells by the hash of their graph and their target."""
+def _read(known: Path | None, version: str) -> dict[tuple[str, str], Cell]:
+    """Engines that this TensorRT built, by the hash of their graph and their target."""
     if known is None or not known.exists():
         return {}
     lines = map(json.loads, known.read_text(encoding="utf-8").splitlines())
-    return {(line["onnx"], line["target"]): Cell(**line["cell"]) for line in lines}
+    return {
+        (line["onnx"], line["target"]): Cell(**line["cell"])
+        for line in lines
+        if line.get("tensorrt") == version and not line["cell"]["refusal"]
+    }
 
 
 def _cell(job: BuildJob, outcome: BuildResult | MmprodError) -> Cell:
@@ -225,11 +234,12 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def head_of(bundle: Bundle, targets: Sequence[str], version: str, seconds: float) -> str:
     """What the page is about, and how it was made."""
     devices = ", ".join(f"{name} ({find_target(name).devices})" for name in targets)
+    why = "" if find_device().found else ": the machine had no CUDA device"
     return (
         "# Graphs, precisions, targets\n\n"
         f"Made by `python tools/matrix.py` from a bundle of the run `{bundle.name}`: every graph "
         f"in every precision, built with TensorRT for RTX {version} for {devices}. No engine was "
-        "run: the machine had no CUDA device. Parity is that of ONNX Runtime on the processor "
+        f"run{why}. Parity is that of ONNX Runtime on the processor "
         "against PyTorch in fp32. Cells: bytes of the engine and the seconds its build took, "
         f"beside whatever else ran on the {len(os.sched_getaffinity(0))} processor cores; "
         f"{seconds:.0f} s for all of them, added up. "
@@ -249,7 +259,7 @@ def main() -> None:
     bundle = open_bundle(given.bundle)
     flavour = choose_flavour("rtx", targets)
     graphs = graphs_of(bundle)
-    cells = build(bundle, graphs, targets, given.cells, stop=given.no_build)
+    cells = build(bundle, graphs, targets, given.cells, given.no_build, flavour.version)
     seconds = sum(cell.seconds for cell in cells.values())
     write_text(
         given.out,

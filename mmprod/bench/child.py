@@ -33,7 +33,7 @@ SEED = 1
 @dataclass(frozen=True)
 class Task:
     """What a process is to run. `paths`: files by graph; `run`: of PyTorch, "" for none; `order`:
-    ranks and bounds of a host loop.
+    ranks and bounds of a host loop; `batch`: the first one, that `torch compile` is ready for.
     """
 
     bundle: str
@@ -44,6 +44,7 @@ class Task:
     run: str
     threads: int
     order: tuple[tuple[int, ...], tuple[int, ...]]
+    batch: int = 1
 
     def line(self) -> str:
         return json.dumps(asdict(self))
@@ -76,6 +77,8 @@ def _serve(task: Task, say: Callable[[Mapping[str, Any]], None]) -> None:
     runner = _runner(task, bundle)
     tokenizers = [bundle.path(a) for a in bundle.artefacts(role="tokenizer")]
     edges = Edges.load(runner.spec, bundle.dims.vocabulary, next(iter(tokenizers), None))
+    if task.kind == "torch compile":
+        runner(example_inputs(runner.spec, task.batch, SEED))  # compiles at the first call
     ready = time.perf_counter() - start
     say({"backend": runner.backend, "ready_s": ready, "edges": edges.exist})
     try:
@@ -156,7 +159,7 @@ def _torch(task: Task) -> Runner:
     from mmprod.checkpoint.models import load_models
     from mmprod.graphs.catalog import build_catalog
     from mmprod.graphs.modules import LoopModule, build_module
-    from mmprod.runners.torch import TorchRunner
+    from mmprod.runners.torch import TorchRunner, compile_each
 
     run = open_run(task.run)
     models = load_models(run)
@@ -168,8 +171,7 @@ def _torch(task: Task) -> Runner:
         sampler=run.config.sampler,
     )
     if task.kind == "torch compile":
-        for part in module.children() if isinstance(module, LoopModule) else [module]:
-            part.compile(dynamic=False)
+        compile_each(module.children() if isinstance(module, LoopModule) else [module])
     runner = TorchRunner(build_catalog(run.dims, run.config.sampler)[task.graph], module)
     if task.kind == "torch compile":
         runner.backend += " compiled"

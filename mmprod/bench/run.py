@@ -22,13 +22,14 @@ from mmprod.bench.machine import describe_machine
 from mmprod.bench.process import SubjectFailed, SubjectProcess
 from mmprod.bench.subjects import NO_PASS, Subject
 from mmprod.bundle import Bundle
-from mmprod.errors import ConfigError, EnvironmentMissing
+from mmprod.errors import ConfigError, EnvironmentMissing, MmprodError
 from mmprod.graphs.runner import Array
 from mmprod.graphs.spec import GraphSpec
 from mmprod.manifest import sha256_file
 
 logger = logging.getLogger(__name__)
 
+Out = tuple[Literal["void", "not run"], str]
 Part = Literal["graph", "end to end"]
 PARTS: tuple[Part, ...] = ("graph", "end to end")
 
@@ -71,7 +72,7 @@ class _Lane:
 
     subject: Subject
     process: SubjectProcess | None = None
-    out: tuple[Literal["void", "not run"], str] | None = None
+    out: Out | None = None
     seconds: dict[Part, list[float]] = field(default_factory=dict)
     peak_bytes: int = 0
 
@@ -81,7 +82,7 @@ class _Lane:
             return
         try:
             work(self.process)
-        except (EnvironmentMissing, SubjectFailed) as error:
+        except MmprodError as error:
             self.out = ("not run", error.message)
 
     def read_peak(self, process: SubjectProcess) -> None:
@@ -147,12 +148,13 @@ def _measure(
     read = {path for subject in subjects for path in subject.files}
     bundle.verify(a for a in bundle.artefacts() if a.path in read)  # as late as can be
     lanes = [_Lane(subject) for subject in subjects]
+    sizes = settings.sizes(spec)
     rows = []
     with ExitStack() as stack:
         for lane in lanes:
             logger.info("%s: starting %s", spec.name, lane.subject.name)
-            _start(stack, lane, _task(bundle, lane.subject, settings.threads, live), settings)
-        sizes = settings.sizes(spec)
+            task = _task(bundle, lane.subject, settings.threads, live, sizes[0])
+            _start(stack, lane, task, settings)
         _check(spec, lanes, sizes[0])
         for batch in sizes:
             logger.info("%s: measuring batch %d", spec.name, batch)
@@ -177,7 +179,7 @@ def _start(stack: ExitStack, lane: _Lane, task: Task, settings: Settings) -> Non
             lane.out = ("void", lane.subject.void)
 
 
-def _task(bundle: Bundle, subject: Subject, threads: int, live: Live | None) -> Task:
+def _task(bundle: Bundle, subject: Subject, threads: int, live: Live | None, batch: int) -> Task:
     return Task(
         bundle=str(bundle.root),
         kind=subject.kind,
@@ -187,12 +189,13 @@ def _task(bundle: Bundle, subject: Subject, threads: int, live: Live | None) -> 
         run=str(live.run) if live else "",
         threads=threads,
         order=(live.order.ranks, live.order.bounds) if live else ((), ()),
+        batch=batch,
     )
 
 
 def _check(spec: GraphSpec, lanes: Sequence[_Lane], batch: int) -> None:
     """PyTorch must agree with a graph that passed parity, the host loop with that of its precision:
-    those that do not are out, as void.
+    those that do not are out, as void; those without one to hold against are out as that one is.
     """
     outsiders = ("torch eager", "torch compile", "host loop")
     with tempfile.TemporaryDirectory() as folder:
@@ -210,12 +213,24 @@ def _check(spec: GraphSpec, lanes: Sequence[_Lane], batch: int) -> None:
             continue
         graph = found.get(f"onnxruntime {subject.precision}")
         if graph is None:
-            lane.out = ("void", f"{NO_PASS} for the {subject.precision} graph to hold it against")
+            lane.out = _why_alone(lanes, subject.precision)
             continue
         exact = subject.kind == "host loop"
         reason = disagreement(spec, found[subject.name], graph, exact=exact)
         if reason:
             lane.out = ("void", f"it does not compute what the graph computes: {reason}")
+
+
+def _why_alone(lanes: Sequence[_Lane], precision: str) -> Out:
+    """Why there are no outputs of the graph that an outsider must agree with."""
+    own = (lane for lane in lanes if lane.subject.kind == "onnxruntime")
+    graph = next((lane for lane in own if lane.subject.precision == precision), None)
+    if graph is None:
+        return "not run", f"the {precision} graph was not measured: add it to --precision"
+    status, reason = graph.out or ("not run", "it gave no outputs")
+    if status == "void":
+        return "void", f"{NO_PASS} for the {precision} graph to hold it against"
+    return "not run", f"the {precision} graph to hold it against did not run: {reason}"
 
 
 def _outputs(process: SubjectProcess, path: Path, batch: int) -> None:

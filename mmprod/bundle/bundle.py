@@ -229,6 +229,7 @@ class Bundle:
             "summaries": self._summaries,
         }
         with self.writing():
+            self.check_current()  # an outer `writing` looked when it began
             self._digest = write_index(self.root, content)
         if self._signed:
             logger.warning("%s was changed and has no signature any more: sign it again", self.root)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mmprod.bundle.bundle import Bundle
 from mmprod.bundle.files import DIGEST, INDEX, check_no_strangers, read_index
+from mmprod.bundle.lock import lock_folder
 from mmprod.errors import ConfigError, IntegrityError
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class Place:
         """Yield a new, empty folder; afterwards it lies at `root`, in place of what was there.
 
         If the block raises, the folder is removed and `root` stays as it was. Folders that killed
-        processes of this machine left beside `root` are cleared away. Raises ConfigError.
+        processes of this machine left beside `root` are cleared away. Raises ConfigError, and
+        EnvironmentMissing when another process keeps writing to what was there.
         """
         root = self.root.absolute()
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +60,14 @@ class Place:
         try:
             (beside / "new").mkdir()
             yield beside / "new"
-            self.check()  # it may have been filled meanwhile
-            _swap(beside, root)
+            with lock_folder(root) if root.is_dir() else contextlib.nullcontext():
+                self.check()  # it may have been filled meanwhile
+                _swap(beside, root)
         finally:
-            shutil.rmtree(beside)
+            if root.exists() or not (beside / "old").exists():
+                shutil.rmtree(beside)
+            else:
+                logger.warning("%s lies in %s: move it back", root, beside / "old")
 
     def _check_movable(self) -> None:
         self.check()
@@ -94,12 +100,12 @@ class Place:
 
 def _swap(beside: Path, root: Path) -> None:
     """Move `new` to the place; what was there goes to `old`, and back if the move fails."""
-    if root.exists():
-        root.rename(beside / "old")
     try:
+        if root.exists():
+            root.rename(beside / "old")
         (beside / "new").rename(root)
-    except OSError:
-        if (beside / "old").exists():
+    except BaseException:
+        if (beside / "old").exists() and not root.exists():
             (beside / "old").rename(root)
         raise
 

@@ -142,15 +142,17 @@ def sign_file(path: Path, key: Path, *, passphrase: bytes | None = None) -> Path
     return place
 
 
-def verify_file(path: Path, public_keys: Sequence[Path]) -> Signer:
-    """Whose key signed this file, by the signature beside it. Raises IntegrityError."""
+def verify_file(path: Path, public_keys: Sequence[Path]) -> tuple[Signer, bytes]:
+    """Whose key signed this file, by the signature beside it, and the very bytes that it covers: a
+    second reading could find others. Raises IntegrityError.
+    """
     place = signature_of(path)
     try:
         data, raw = path.read_bytes(), place.read_bytes()
     except OSError as error:
         raise IntegrityError(f"{error.filename} cannot be read: {error.strerror}") from error
     claim = parse_claim(raw, place)
-    return _confirm(claim, ("file", path.name), data, public_keys, place)
+    return _confirm(claim, ("file", path.name), data, public_keys, place), data
 
 
 def signature_of(path: Path) -> Path:

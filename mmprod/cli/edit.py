@@ -19,6 +19,7 @@ from mmprod.cli.sheet import (
     SeparateOption,
     SharpenOption,
     Sheet,
+    read_mask,
     read_picture,
 )
 from mmprod.cli.source import Source, open_source
@@ -117,7 +118,7 @@ def edit(
         total = count * best
         each = original.repeat(total, 0), keep.repeat(total, 0), tokens.repeat(total, 0)
         drawn, executed = edit_images(runner, *each, seed), runner.backend
-    pictures = keep_best(opened, drawn, best, judge).pixels
+    pictures = sheet.finish(keep_best(opened, drawn, best, judge).pixels)
     if paste and white is not None:
         pictures = np.where(white[..., None], pictures, original)
     files = sheet.write(np.concatenate([original, pictures]), count + 1)
@@ -171,11 +172,8 @@ def _tokens(source: Source, caption: str) -> Ids:
 
 
 def _read_mask(mask: Path, size: int) -> npt.NDArray[np.bool_]:
-    """Where a mask file is white (H, W), cropped and scaled as the picture is.
-
-    Raises ConfigError for a mask without any white.
-    """
-    white: npt.NDArray[np.bool_] = read_picture(mask, size).max(-1) > 127
+    """Where a mask file is white (H, W). Raises ConfigError for a mask without any white."""
+    white = read_mask(mask, size)
     if not white.any():
         raise ConfigError(
             f"{mask} has no white within the square that the model sees: nothing would change",

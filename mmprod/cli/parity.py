@@ -15,6 +15,7 @@ from mmprod.cli.parity_page import parity_page
 from mmprod.cli.progress import parity_tick, progress
 from mmprod.cli.rerun_views import (
     require_no_new_failure,
+    require_nothing_lost,
     require_same_source,
     rerun_data,
     rerun_views,
@@ -86,7 +87,8 @@ def rerun(
 ) -> None:
     """Do exactly what the last report did and say row by row what changed.
 
-    Exit 5 when something fails that did not; the report in the bundle is the new one.
+    Exit 5 when something fails that did not, 3 when something that passed was not run; the report
+    in the bundle is the new one.
     """
     from mmprod.bundle import open_bundle
     from mmprod.parity.rerun import changes, last_request
@@ -112,6 +114,7 @@ def rerun(
     views = rerun_views(request, report, found)
     out.result(rerun_data(request, report, found), *views, _link(opened.root / PAGE))
     require_no_new_failure(found, opened.root)
+    require_nothing_lost(found)
 
 
 command(app, "selftest")(selftest)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmprod.cli.output import Table, Text, View, shown
-from mmprod.errors import ConfigError, ParityFailed
+from mmprod.errors import ConfigError, EnvironmentMissing, ParityFailed
 
 if TYPE_CHECKING:
     from mmprod.parity.report import ParityReport
@@ -59,7 +59,7 @@ def rerun_data(request: Request, report: ParityReport, found: Sequence[Change]) 
         for change in found
     ]
     return {
-        "ok": not _failures(found),
+        "ok": not _failures(found) and not _lost(found),
         "reference_before": request.reference,
         "same_limits": request.same_limits,
         "changes": rows,
@@ -79,8 +79,23 @@ def require_no_new_failure(found: Sequence[Change], bundle: Path) -> None:
         )
 
 
+def require_nothing_lost(found: Sequence[Change]) -> None:
+    """Raise EnvironmentMissing when something that passed before was not run now."""
+    lost = _lost(found)
+    if lost:
+        raise EnvironmentMissing(
+            f"passed before, not run now: {', '.join(change.subject for change in lost)}: "
+            f"{lost[0].reason or 'the bundle has it no more'}",
+            hint="`mmprod doctor` shows what is missing here; `mmprod parity run` starts anew",
+        )
+
+
 def _failures(found: Sequence[Change]) -> list[Change]:
     return [change for change in found if change.verdict == "new failure"]
+
+
+def _lost(found: Sequence[Change]) -> list[Change]:
+    return [c for c in found if c.before == "pass" and c.after in ("", "not run")]
 
 
 def _why(change: Change) -> str:

@@ -89,8 +89,8 @@ def accept(
 ) -> None:
     """Is a self-test report by a trusted key, of this bundle, and did all engines pass?
 
-    Exit 4 for another signer or other files, 5 for a failure on the device, 3 when an engine that
-    the bundle holds for that device was not run.
+    Exit 4 for another signer, other files, cases or limits, 5 for a failure on the device, 3 when
+    an engine that the bundle holds for that device was not run.
     """
     from mmprod.bundle import open_bundle
     from mmprod.parity.accept import accept as read

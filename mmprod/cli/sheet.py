@@ -5,6 +5,8 @@ or single files to write.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +37,7 @@ SharpenOption = Annotated[bool, typer.Option("--sharpen", help="Then sharpen lig
 
 @dataclass(frozen=True)
 class Sheet:
-    """Where pictures go, and what is done to them before: nothing, if not asked for."""
+    """Where pictures go, and what `finish` does to them: nothing, if not asked for."""
 
     grid: Path
     separate: Path | None
@@ -48,18 +50,22 @@ class Sheet:
         if self.separate is not None:
             check_folder_target(self.separate)
 
+    def finish(self, pictures: Pixels) -> Pixels:
+        """Drawn pictures (B, H, W, 3) uint8 with the touches that were asked for."""
+        import numpy as np
+
+        return np.stack([self._finish(picture) for picture in pictures])
+
     def write(self, pictures: Pixels, columns: int) -> list[Path]:
         """Write the grid, `columns` wide, and the single files, whose paths are given back."""
-        import numpy as np
         from PIL import Image
 
-        finished = np.stack([self._finish(picture) for picture in pictures])
-        _write_grid(finished, columns, self.grid)
+        _write_grid(pictures, columns, self.grid)
         if self.separate is None:
             return []
-        digits = len(str(len(finished) - 1))
-        paths = [self.separate / f"{index:0{digits}}.png" for index in range(len(finished))]
-        for path, picture in zip(paths, finished, strict=True):
+        digits = len(str(len(pictures) - 1))
+        paths = [self.separate / f"{index:0{digits}}.png" for index in range(len(pictures))]
+        for path, picture in zip(paths, pictures, strict=True):
             with atomic_path(path) as temporary:
                 Image.fromarray(picture).save(temporary, "png")
         return paths
@@ -81,12 +87,35 @@ def read_picture(path: Path, size: int) -> Pixels:
 
     Raises ConfigError for a file that is no picture or too large to open.
     """
-    from mmprod.data.pictures import UnusablePicture, bombs_are_errors
     from mmprod.data.pictures import read_picture as read
+
+    with _of_use(path):
+        return read(path, size)
+
+
+def read_mask(path: Path, size: int) -> npt.NDArray[np.bool_]:
+    """Where a mask file is white (size, size), cropped and scaled as the picture is. White first,
+    then scaled, so that no line is too thin to count. Raises ConfigError as `read_picture` does.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    from mmprod.data.pictures import read_whole
+
+    with _of_use(path):
+        white = read_whole(path).pixels.max(-1) > 127
+    image = Image.fromarray(white.astype(np.float32))
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BOX)) > 0
+
+
+@contextmanager
+def _of_use(path: Path) -> Iterator[None]:
+    """A file that is no picture, or too large to open, is a ConfigError."""
+    from mmprod.data.pictures import UnusablePicture, bombs_are_errors
 
     try:
         with bombs_are_errors():
-            return read(path, size)
+            yield
     except UnusablePicture as error:
         hint = "give a PNG, JPEG or WebP file"
         raise ConfigError(f"{path} is of no use: {error}", hint=hint) from error

@@ -80,8 +80,9 @@ def export(
     from mmprod.checkpoint import open_run
     from mmprod.engines.flavours import choose_flavour
 
-    targets = some(target, "--target") if trt else ()
-    precisions, auto = chosen_precisions(precision, targets, flavour)
+    asked = some(target, "--target")
+    precisions, auto = chosen_precisions(precision, asked, flavour)
+    targets = asked if trt else ()
     request = EngineRequest(precisions, targets, flavour) if trt else None
     if request and not auto:
         check_request(request)

@@ -93,7 +93,7 @@ def generate(
     wanted = [caption for caption in given for _ in range(count * best)]
     drawn, executed = _draw(opened, wanted, count * best, seed, joint=joint)
     drawn = keep_best(opened, drawn, best, judge)
-    files = sheet.write(drawn.pixels, count)
+    files = sheet.write(sheet.finish(drawn.pixels), count)
     data: dict[str, Any] = {
         "pictures": len(drawn.pixels),
         "captions": opened.tokenizer.decode(drawn.tokens) if joint else given,

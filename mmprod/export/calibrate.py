@@ -1,12 +1,14 @@
 """How large each activation gets that `quantize.py` will quantize: run the fp32 parts on samples.
 
-A copy of each part gets one more output per activation, its largest absolute number; the samples
+A copy of each part gets two more outputs per activation, its largest absolute number and whether a
+NaN is in it, which ONNX Runtime's maximum passes over; the samples
 of the run's validation data go through it in ONNX Runtime. The body of a sampler is run step by
 step, as its Loop would run it, so every step counts.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ from mmprod.graphs.spec import GraphSpec
 from mmprod.runners.ort import PartRunner
 
 _LARGEST = "/largest"
+_NAN = "/nan"
 
 
 def calibrate(
@@ -66,8 +69,8 @@ class _Watched:
         """The part's own outputs, in order."""
         found = self._runner({name: inputs[name] for name in self.inputs})
         for name in self.largest:
-            value = float(found[name + _LARGEST])
-            self.largest[name] = max(self.largest[name], value) if value == value else value
+            value = math.nan if found[name + _NAN] else float(found[name + _LARGEST])
+            self.largest[name] = float(np.maximum(self.largest[name], value))  # NaN stays
         return [found[name] for name in self._outputs]
 
 
@@ -89,14 +92,22 @@ def _run_loop(
 
 
 def _with_maxima(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """A copy with an output `NAME/largest` for each of these values."""
+    """A copy with the outputs `NAME/largest` and `NAME/nan` (0 or 1) for each of these values."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     for name in names:
-        out.graph.node.append(helper.make_node("Abs", [name], [f"{name}/abs"]))
-        top = helper.make_node("ReduceMax", [f"{name}/abs"], [name + _LARGEST], keepdims=0)
-        out.graph.node.append(top)
-        out.graph.output.append(
-            helper.make_tensor_value_info(name + _LARGEST, TensorProto.FLOAT, ())
+        size, flag, number = f"{name}/abs", f"{name}/is_nan", f"{name}/is_nan_float"
+        out.graph.node.extend(
+            [
+                helper.make_node("Abs", [name], [size]),
+                helper.make_node("ReduceMax", [size], [name + _LARGEST], keepdims=0),
+                helper.make_node("IsNaN", [name], [flag]),
+                helper.make_node("Cast", [flag], [number], to=TensorProto.FLOAT),
+                helper.make_node("ReduceMax", [number], [name + _NAN], keepdims=0),
+            ]
+        )
+        out.graph.output.extend(
+            helper.make_tensor_value_info(name + extra, TensorProto.FLOAT, ())
+            for extra in (_LARGEST, _NAN)
         )
     return out

@@ -1,7 +1,8 @@
 """A self-test report that a device sent: by whom, of which files, and does it suffice?
 
 The signature says whose device wrote it; the hashes in its rows, whether it speaks of the files of
-this bundle; its verdicts, whether every engine that this bundle holds for the device passed.
+this bundle, judged by its stored cases and by the limits of this version; its verdicts, whether
+every engine that this bundle holds for the device passed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from mmprod.bundle.signing import Signer, verify_file
 from mmprod.bundle.strict import strict_json
 from mmprod.errors import EnvironmentMissing, IntegrityError, ParityFailed
 from mmprod.parity.candidates import target_of
+from mmprod.parity.limits import limits_table
 from mmprod.parity.merge import is_kept
-from mmprod.parity.selftest import FORMAT
+from mmprod.parity.selftest import FORMAT, reference_cases
 
 _HINT = "was it written by `mmprod parity selftest`, with this version?"
 _OTHER = "is it of another bundle, or of this one before it was built anew?"
@@ -38,15 +40,16 @@ def accept(path: Path, bundle: Bundle, public_keys: Sequence[Path]) -> Accepted:
     """Read a report and hold it against the bundle.
 
     Raises IntegrityError for a signature by none of these keys, for what is no report, and for one
-    of other files; ParityFailed when something failed on the device; EnvironmentMissing when it ran
-    no engine, or not all that the bundle holds for it.
+    of other files, cases or limits; ParityFailed when something failed on the device;
+    EnvironmentMissing when it ran no engine, or not all that the bundle holds for it.
     """
-    signer = verify_file(path, public_keys)
-    content = strict_json(path.read_bytes(), path, hint=_HINT)
+    signer, data = verify_file(path, public_keys)
+    content = strict_json(data, path, hint=_HINT)
     try:
         if content["format"] != FORMAT:
             raise IntegrityError(f"{path} has format {content['format']!r}", hint=_HINT)
-        rows = tuple(content["parity"]["rows"])
+        rows, limits = tuple(content["parity"]["rows"]), content["parity"]["limits"]
+        cases = content["cases"]
         seen = {entry["path"]: entry["sha256"] for row in rows for entry in row["files"]}
         good = [row for row in rows if row["status"] == "pass" and not is_kept(row)]
         passed = {entry["path"] for row in good for entry in row["files"]}
@@ -57,6 +60,12 @@ def accept(path: Path, bundle: Bundle, public_keys: Sequence[Path]) -> Accepted:
     except (KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{path} is malformed: {error!r}", hint=_HINT) from error
     _of_this_bundle(path, bundle, seen)
+    if cases != reference_cases(bundle):
+        raise IntegrityError(
+            f"{path} was judged by other cases than {bundle.root} holds", hint=_OTHER
+        )
+    if limits != limits_table():
+        raise IntegrityError(f"{path} was judged by other limits than those of today", hint=_HINT)
     if failed:
         raise ParityFailed(f"{name}: {failed[0]}", hint=f"{len(failed)} failed, see {path}")
     engines = tuple(

@@ -72,6 +72,7 @@ def offer(bundle: Bundle, spec: GraphSpec, precisions: Sequence[str]) -> Offer:
 def _offer_onnx(bundle: Bundle, spec: GraphSpec, precision: str) -> Candidate | Row:
     subject = Subject("torch-ort", spec.name, precision)
     graphs = bundle.artefacts(role="onnx", graph=spec.name, precision=precision)
+    _require_one(graphs, "graph", subject)
     if not graphs:
         advice = f"mmprod export RUN --precision {precision}"
         return Row(subject, "not run", "not exported", advice)
@@ -103,6 +104,7 @@ def _offer_engine(bundle: Bundle, spec: GraphSpec, precision: str, target: str) 
     subject = Subject("torch-engine", spec.name, precision, target)
     engines = bundle.artefacts(role="engine", graph=spec.name, precision=precision)
     chosen = [engine for engine in engines if target_of(engine) == target]
+    _require_one(chosen, "engine", subject)
     if not chosen:
         flavour, _, device = target.rpartition("-")
         options = f" --flavour {flavour} --target {device}" if target else ""
@@ -115,6 +117,15 @@ def _offer_engine(bundle: Bundle, spec: GraphSpec, precision: str, target: str) 
     bundle.verify(notes)  # the runner reads the one beside the engine
     subject = replace(subject, files=_verified(bundle, chosen))
     return Candidate(subject, partial(open_engine, spec, bundle.path(chosen[0])))
+
+
+def _require_one(artefacts: Sequence[Artefact], what: str, subject: Subject) -> None:
+    """One file is run, so a second one would be given a verdict that is not about it."""
+    if len(artefacts) > 1:
+        raise IntegrityError(
+            f"{artefacts[1].path} is a second {what} of {subject}",
+            hint="take one of them out of the bundle, or export and build anew",
+        )
 
 
 def _without_limits(subject: Subject) -> Row:

@@ -1,8 +1,9 @@
 """What a sampler should show for the codes it drew.
 
-A coarse precision moves nearly every draw, so hardly a sample has the ids of PyTorch, and the
-decoder in the sampler's graph cannot be judged by its pictures. It is held against the reference's
-decoder on the same codes instead: PyTorch's, or without it the bundle's own fp32 graph.
+Any precision below fp32 moves draws, and on a grid of many positions hardly a sample has all ids of
+PyTorch, so the decoder in the sampler's graph cannot be judged by its pictures. It is held against
+the reference's decoder on the same codes instead: PyTorch's, or without it the bundle's own fp32
+graph.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from mmprod.errors import MmprodError
 from mmprod.graphs.runner import Array, Runner
 from mmprod.graphs.spec import GraphSpec
 from mmprod.parity.candidates import Candidate, offer
-from mmprod.parity.limits import COARSE
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +32,11 @@ def decoding(
     reference: Callable[[GraphSpec], Runner] | None,
     apart: Callable[[Candidate], Candidate],
 ) -> Iterator[Sequence[Candidate]]:
-    """The candidates; those of a sampler of pictures in a coarse precision with a decoder, as long
-    as there is one. `apart`: puts a candidate where it is to run.
+    """The candidates; those of a sampler of pictures below fp32 with a decoder, as long as there is
+    one. `apart`: puts a candidate where it is to run.
     """
     shows = spec.loop_steps and any(tensor.role == "pixels" for tensor in spec.outputs)
-    if not shows or not any(item.subject.precision in COARSE for item in candidates):
+    if not shows or all(item.subject.precision == "fp32" for item in candidates):
         yield candidates
         return
     decoder = reference(bundle.specs[DECODER]) if reference else _stored(bundle, apart)
@@ -49,7 +49,7 @@ def decoding(
 
     try:
         yield [
-            replace(item, decode=decode) if item.subject.precision in COARSE else item
+            replace(item, decode=decode) if item.subject.precision != "fp32" else item
             for item in candidates
         ]
     finally:

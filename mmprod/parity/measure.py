@@ -6,8 +6,9 @@ only over the samples whose ids are all equal, there by the limits of a plain gr
 moved draw would hide, or be taken for, a fault of the decoder. Without any such sample nothing is
 known of the decoder, and that is no pass (`unjudged`).
 
-In precisions that move nearly every draw (`limits.COARSE`) no sample keeps all its ids. There the
-pixels are held against what the reference shows for the very codes that the candidate drew.
+Below fp32 draws move, and on a grid of many positions no sample may keep all its ids. There the
+pixels are held against what the reference shows for the very codes that the candidate drew
+(decoder.py), as long as there is a decoder.
 """
 
 from __future__ import annotations

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from mmprod.errors import EnvironmentMissing
-from mmprod.graphs.runner import Array, Arrays, Runner
+from mmprod.graphs.runner import Runner
 from mmprod.graphs.spec import GraphSpec
 
 _EXPORT = "pip install 'mmprod[export]'"
@@ -34,33 +32,3 @@ def open_engine(spec: GraphSpec, path: Path) -> Runner:
     from mmprod.runners.trt import TrtRunner
 
     return TrtRunner(spec, path)
-
-
-def open_half(spec: GraphSpec, path: Path, *names: str) -> Runner:
-    """ONNX Runtime on a graph that shows these half tensors as outputs; see overflow.py."""
-    try:
-        import mmprod.runners.ort  # noqa: F401 - the one thing that may be missing
-    except ModuleNotFoundError as error:
-        raise EnvironmentMissing(f"{error.name} is not installed", hint=_EXPORT) from error
-    return HalfTensors(spec, path, names)
-
-
-class HalfTensors:
-    """By tensor, int64 (2,): how many places hold Inf or NaN, and how many there are."""
-
-    spec: GraphSpec
-    backend = "onnxruntime, nothing optimized"
-
-    def __init__(self, spec: GraphSpec, path: Path, names: tuple[str, ...]) -> None:
-        self.spec, self._path, self._names = spec, path, names
-
-    def __call__(self, inputs: Arrays) -> dict[str, Array]:
-        from mmprod.runners.ort import run_all
-
-        return {
-            name: np.array([value.size - np.isfinite(value).sum(), value.size], np.int64)
-            for name, value in run_all(self._path, self._names, inputs).items()
-        }
-
-    def close(self) -> None:
-        return None

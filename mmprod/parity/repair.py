@@ -6,13 +6,13 @@ files change, and whatever goes wrong from then on, they are put back.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from mmprod.bundle import Bundle
+from mmprod.bundle.undo import put_back_on_failure
 from mmprod.errors import ParityFailed
 from mmprod.manifest import atomic_path
 from mmprod.parity.islands import Island, graph_files
@@ -28,14 +28,16 @@ def write_island(bundle: Bundle, island: Island, folder: Path, check: Check) -> 
     """Put the rebuilt graph in place of the old one, whose engines go with it, and check the
     bundle; the island with the verdict, `written` only if that is a pass.
 
-    `folder`: for copies. When this raises, the files of the bundle are as before; open it anew.
+    `folder`: for the copy. When this raises, the files of the bundle are as before; open it anew.
     """
     copy = copy_graph(bundle, island.graph, island.precision, folder / "trial")
     _put(copy, island)
     row = _row(Comparison(copy, precisions=(island.precision,)).compare(), island)
     if row.status != "pass":
         return replace(island, verdict=f"{row.status}: {row.reason}")
-    with bundle.writing(), _put_back_on_failure(bundle, island, folder / "before"):
+    about = {"graph": island.graph, "precision": island.precision}
+    changing = [*bundle.artefacts(**about), *bundle.artefacts(role="report")]
+    with bundle.writing(), put_back_on_failure(bundle.root, [a.path for a in changing]):
         engines = _put(bundle, island)
         row = _row(check(bundle), island)
         if row.status != "pass":
@@ -72,26 +74,3 @@ def _row(report: ParityReport, island: Island) -> Row:
     return next(
         r for r in rows if (r.subject.graph, r.subject.precision, r.subject.target) == wanted
     )
-
-
-@contextlib.contextmanager
-def _put_back_on_failure(bundle: Bundle, island: Island, kept: Path) -> Iterator[None]:
-    """If the block raises, the folder holds again exactly what it did."""
-    root = bundle.root
-    about = {"graph": island.graph, "precision": island.precision}
-    changing = [*bundle.artefacts(**about), *bundle.artefacts(role="report")]
-    names = [artefact.path for artefact in changing]
-    names += [path.name for path in root.iterdir() if path.is_file()]
-    before = {path for path in root.rglob("*") if path.is_file()}
-    for name in names:
-        (kept / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, kept / name)
-    try:
-        yield
-    except BaseException:
-        for path in {path for path in root.rglob("*") if path.is_file()} - before:
-            path.unlink()
-        for name in names:
-            with atomic_path(root / name) as temporary:
-                shutil.copyfile(kept / name, temporary)
-        raise

@@ -16,11 +16,12 @@ from itertools import chain
 from typing import Any
 
 from mmprod.bundle import Bundle
+from mmprod.bundle.undo import put_back_on_failure
 from mmprod.errors import ConfigError
 from mmprod.graphs.runner import Runner
 from mmprod.graphs.spec import GraphSpec
-from mmprod.manifest import write_json, write_text
-from mmprod.parity.arrays import Maps, maps_of, read_maps, write_maps
+from mmprod.manifest import FileEntry, write_json, write_text
+from mmprod.parity.arrays import ARRAYS, Maps, maps_of, read_maps, write_maps
 from mmprod.parity.candidates import Candidate, exported_precisions, offer
 from mmprod.parity.cases import (
     Case,
@@ -139,7 +140,7 @@ class Comparison:
             apart = partial(_apart, bundle, workers=workers)
             with decoding(bundle, spec, candidates, self.reference, apart) as ready:
                 compared = check_graph(spec, cases, runner, ready, told)
-            start = open_here if workers is None else partial(_start, workers)
+            start = open_here if workers is None else partial(_start, workers, bundle)
             compared = [audit(bundle, spec, row, start) for row in compared]
         finally:
             if runner:
@@ -173,8 +174,10 @@ def _apart(bundle: Bundle, candidate: Candidate, workers: Workers | None) -> Can
     return replace(candidate, open=partial(workers.open, job))
 
 
-def _start(workers: Workers, call: partial[Runner]) -> Runner:
-    return workers.open(Job.of(call))
+def _start(
+    workers: Workers, bundle: Bundle, call: partial[Runner], files: Sequence[FileEntry]
+) -> Runner:
+    return workers.open(Job.of(call, bundle.root, files))
 
 
 def _check_request(bundle: Bundle, precisions: Sequence[str] | None, asked: Sequence[str]) -> None:
@@ -240,12 +243,12 @@ def _without_paths(bundle: Bundle, row: Row) -> Row:
 
 
 def _write(bundle: Bundle, report: ParityReport, maps: Maps, page: str) -> None:
-    """All files, then the manifest. Refused when another process wrote meanwhile. The page of an
-    earlier report goes, so that none speaks of another one.
+    """All files, then the manifest, or nothing. Refused when another process wrote meanwhile. The
+    page of an earlier report goes, so that none speaks of another one.
     """
     texts = {REPORT.replace(".json", ".md"): render_markdown(report), PAGE: page}
     listed = {artefact.path for artefact in bundle.artefacts(role="report")}
-    with bundle.writing():
+    with bundle.writing(), put_back_on_failure(bundle.root, [REPORT, ARRAYS, *texts]):
         write_json(bundle.root / REPORT, report.as_dict())
         bundle.add(bundle.root / REPORT, role="report")
         for name, text in texts.items():

@@ -21,6 +21,7 @@ from mmprod.errors import ConfigError
 from mmprod.graphs.runner import Array
 from mmprod.graphs.spec import Role
 from mmprod.parity.cases import stored_cases
+from mmprod.parity.decoder import DECODER
 from mmprod.parity.surgery import (
     DENSE,
     block_reading,
@@ -56,8 +57,8 @@ class Damage:
 
 
 def copy_graph(bundle: Bundle, graph: str, precision: str, root: Path) -> Bundle:
-    """A bundle in the new folder `root` with one graph and its stored cases. Raises ConfigError
-    when there is none.
+    """A bundle in the new folder `root` with one graph and its stored cases; a reduced sampler
+    comes with the decoder that judges its pictures. Raises ConfigError when there is none.
     """
     chosen = [
         *bundle.artefacts(role="onnx", graph=graph, precision=precision),
@@ -69,6 +70,9 @@ def copy_graph(bundle: Bundle, graph: str, precision: str, root: Path) -> Bundle
             f"{graph} was not exported in {precision}",
             hint=f"mmprod export RUN --precision {precision}",
         )
+    if bundle.specs[graph].loop_steps and precision != "fp32":
+        for role in ("onnx", "onnx-data"):
+            chosen += bundle.artefacts(role=role, graph=DECODER, precision="fp32")
     bundle.verify(chosen)
     copy = create_bundle(
         root,

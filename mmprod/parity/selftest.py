@@ -20,13 +20,14 @@ from typing import Any
 from mmprod.bundle import Bundle
 from mmprod.bundle.files import INDEX
 from mmprod.bundle.signing import sign_file, signature_of
+from mmprod.bundle.undo import put_back_on_failure
 from mmprod.manifest import sha256_file, write_json
 from mmprod.parity.report import ParityReport
 from mmprod.parity.run import Comparison, Page, ParityEvent
 from mmprod.runners import cuda
 from mmprod.runners.cuda import Probe
 
-FORMAT = 1
+FORMAT = 2
 LIBRARIES = ("mmprod", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
 
 
@@ -68,12 +69,14 @@ def run_selftest(
         "ok": report.ok,
         "device": asdict(device),
         "machine": machine(),
+        "cases": reference_cases(bundle),
         "parity": report.as_dict(),
     }
     path = output or bundle.root / "reports" / f"selftest-{place_name(device)}.json"
     if output is not None:
         return Selftest(report, device, path, _write(path, content, key))
-    with bundle.writing():
+    names = [file.relative_to(bundle.root).as_posix() for file in (path, signature_of(path))]
+    with bundle.writing(), put_back_on_failure(bundle.root, names):
         signature = _write(path, content, key)
         for file in filter(None, (path, signature)):
             bundle.add(file, role="report")
@@ -81,6 +84,11 @@ def run_selftest(
             bundle.remove(signature_of(path))  # of the report that this one replaces
         bundle.save()
     return Selftest(report, device, path, signature)
+
+
+def reference_cases(bundle: Bundle) -> dict[str, str]:
+    """The stored cases of a bundle, by which its graphs are judged: path and SHA-256."""
+    return {artefact.path: artefact.sha256 for artefact in bundle.artefacts(role="reference")}
 
 
 def machine() -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _explained(bundle: Bundle, copy: Bundle, row: Trial, done: Damage) -> Trial:
     if not sound or bundle.specs[row.graph].loop_steps:
         return row
     try:
-        found = explain(open_bundle(copy.root), row.graph, row.precision, bundle.path(sound[0]))
+        found = explain(_reopened(copy), row.graph, row.precision, bundle.path(sound[0]))
     except IntegrityError as error:
         return replace(row, block=done.block, blamed="-", cause=error.message)
     cause = found.cause.kind if found.cause else ""
@@ -153,7 +153,7 @@ def _trial(copy: Bundle, fault: Fault, undamaged: Row) -> tuple[Trial, Damage | 
         return Trial(graph, precision, fault.name, "-", "not run", error.message), None
     text = f"{done.weight}: {done.text}"
     try:
-        opened = open_bundle(copy.root)
+        opened = _reopened(copy)
         opened.verify()
         row = _check(opened, graph, precision)
     except IntegrityError as error:
@@ -167,6 +167,11 @@ def _trial(copy: Bundle, fault: Fault, undamaged: Row) -> tuple[Trial, Damage | 
     excused = gentle or (verdict == "no effect" and sampler and fault.kind == "numeric")
     trial = Trial(graph, precision, fault.name, text, verdict, reason, noticed, excused)
     return trial, done if fault.kind == "numeric" and noticed else None
+
+
+def _reopened(copy: Bundle) -> Bundle:
+    """No signature is asked of a damaged copy: nobody signs it, and what is tested is parity."""
+    return open_bundle(copy.root, trusted=())
 
 
 def _noticed_by(row: Row) -> str:

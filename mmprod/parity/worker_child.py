@@ -44,11 +44,10 @@ def _serve(pipes: Pipes, held: list[str], parent: int) -> None:
 
     job = pipes.receive()
     try:
-        runner, dropped = _open(job.values)
+        runner, dropped = _open(job.values, parent)
     except Exception as error:  # noqa: BLE001 - whatever the foreign code raises is told
         pipes.send(_told(error))
         return
-    end_with_parent(parent)
     pipes.send(Frame("ready", {"backend": runner.backend, "confined": [*held, *dropped]}))
     while True:
         asked = pipes.receive()
@@ -59,7 +58,7 @@ def _serve(pipes: Pipes, held: list[str], parent: int) -> None:
         pipes.send(answer)
 
 
-def _open(job: dict[str, Any]) -> tuple[Runner, list[str]]:
+def _open(job: dict[str, Any], parent: int) -> tuple[Runner, list[str]]:
     """The runner of a job, and the rights that were dropped before its file was opened."""
     from mmprod.errors import IntegrityError
     from mmprod.parity.worker_wire import spec_from_json
@@ -69,6 +68,7 @@ def _open(job: dict[str, Any]) -> tuple[Runner, list[str]]:
     path = Path(job["path"])
     code = [Path(sys.executable), *(Path(str(sys.modules[m].__file__)) for m in ("os", "mmprod"))]
     dropped = drop_rights([path, *code])
+    end_with_parent(parent)  # what is opened may never come back
     for place, wanted in job["sha256"].items():
         if _sha256(Path(place)) != wanted:
             raise IntegrityError(

@@ -66,8 +66,8 @@ def drop_rights(needed: Iterable[Path]) -> list[str]:
 
 
 def end_with_parent(parent: int) -> None:
-    """The system ends this process when its parent ends, however that ends. To be called last:
-    a change of user takes it back.
+    """The system ends this process when its parent ends, however that ends. To be called
+    again after a change of user, which takes it back.
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

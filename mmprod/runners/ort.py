@@ -31,6 +31,7 @@ _ON_CPU = {
 }
 """What the processor does instead of computing in a precision."""
 _TYPES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _ERRORS = (
     state.EPFail,
     state.EngineError,
@@ -159,20 +160,26 @@ class PartRunner:
         return dict(zip(self._outputs, found, strict=True))
 
 
-def run_all(path: Path, names: Sequence[str], inputs: Arrays) -> dict[str, Array]:
+def run_all(
+    graph: Path | bytes, names: Sequence[str], inputs: Arrays, folder: Path | None = None
+) -> dict[str, Array]:
     """These outputs of a graph without a specification, e.g. one that shows its inner tensors.
 
-    Nothing is optimized. Raises IntegrityError when the graph cannot be loaded or run.
+    `folder`: of the weights beside a graph that is given as bytes. Nothing is optimized. Raises
+    IntegrityError when the graph cannot be loaded or run.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if folder is not None:
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
     try:
-        session = ort.InferenceSession(path, options, providers=[CPU])
+        session = ort.InferenceSession(graph, options, providers=[CPU])
         return dict(zip(names, session.run(list(names), dict(inputs)), strict=True))
     except _ERRORS as error:
+        name = graph.name if isinstance(graph, Path) else "the graph with all its tensors shown"
         raise IntegrityError(
-            f"{path.name} failed in ONNX Runtime: {_first_line(error)}",
+            f"{name} failed in ONNX Runtime: {_first_line(error)}",
             hint="mmprod doctor shows the version of ONNX Runtime",
         ) from error
 

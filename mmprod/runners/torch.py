@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -52,6 +53,18 @@ class TorchRunner:
 
     def close(self) -> None:
         self._module = None
+
+
+def compile_each(modules: Iterable[nn.Module]) -> None:
+    """Each module is compiled at its first call, and anew for every batch size. One too many is an
+    error: by default PyTorch goes on uncompiled after 8, without a word. Holds for the process.
+    """
+    from torch._dynamo import config  # seconds to import, so not by those who compile nothing
+
+    config.recompile_limit = 64
+    config.fail_on_recompile_limit_hit = True
+    for module in modules:
+        module.compile(dynamic=False)
 
 
 def _to_numpy(value: torch.Tensor) -> Array:

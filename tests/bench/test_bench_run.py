@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from mmprod.bench.child import Task
 from mmprod.bench.edges import Edges
 from mmprod.bench.figures import Row, Timing, times_as_fast
 from mmprod.bench.process import SubjectFailed, SubjectProcess
-from mmprod.bench.run import Settings, run_bench
+from mmprod.bench.run import Out, Settings, _check, _Lane, run_bench
 from mmprod.bench.subjects import NO_PASS, Kind, Subject, find_subjects
 from mmprod.bundle import Bundle, create_bundle, open_bundle
 from mmprod.data.tokenizer import train_tokenizer
@@ -134,6 +136,50 @@ def test_a_batch_outside_the_graph_table(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match="1 to 16, not 17"):
         run_bench(bundle, find_subjects(bundle), Settings(batches=(17,)))
     assert Settings().sizes(SPECS["joint"]) == (1, 4, 16)
+
+
+def test_one_that_fails_in_the_middle_leaves_the_others_their_figures(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = SubjectProcess.ask
+
+    def failing(self: SubjectProcess, **request: Any) -> Mapping[str, Any]:
+        if self._task.graph == "embed_text" and "runs" in request:
+            raise IntegrityError("ONNX Runtime could not run it", hint="mmprod bundle verify")
+        return ask(self, **request)
+
+    monkeypatch.setattr(SubjectProcess, "ask", failing)
+    rows = run_bench(bundle, find_subjects(bundle), replace(QUICK, batches=(1,))).rows
+    found = {row.subject.graph: (row.status, row.reason) for row in rows}
+    assert found["embed_text"] == ("not run", "ONNX Runtime could not run it")
+    assert found["codec_decode"] == ("measured", "")
+
+
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [
+        (None, ("not run", "the fp32 graph was not measured: add it to --precision")),
+        (("void", NO_PASS), ("void", f"{NO_PASS} for the fp32 graph to hold it against")),
+        (("not run", "why"), ("not run", "the fp32 graph to hold it against did not run: why")),
+    ],
+)
+def test_pytorch_alone_says_what_became_of_the_fp32_graph(out: Out, expected: Out) -> None:
+    peer = _Lane(Subject("torch eager", "codec_decode", "fp32"))
+    half = _Lane(Subject("onnxruntime", "codec_decode", "fp16"))
+    own = [_Lane(Subject("onnxruntime", "codec_decode", "fp32"), out=out)] if out else []
+    _check(SPECS["codec_decode"], [*own, half, peer], 1)
+    assert peer.out == expected
+
+
+def test_host_loops_are_for_the_precisions_that_can_agree(bundle: Bundle) -> None:
+    for precision in ("fp32", "fp16", "bf16", "int8"):
+        for graph in ("text_to_image", "fusion_step", "codec_decode"):
+            path = bundle.root / f"onnx/{graph}.{precision}.onnx"
+            path.write_bytes(b"graph")
+            bundle.add(path, role="onnx", graph=graph, precision=precision)
+    found = find_subjects(bundle, ["text_to_image"], [], {}, ["loop"])["text_to_image"]
+    loops = [subject.precision for subject in found if subject.kind == "host loop"]
+    assert sorted(loops) == ["fp16", "fp32"]
 
 
 def _task(bundle: Bundle, path: Path, kind: str = "onnxruntime") -> Task:

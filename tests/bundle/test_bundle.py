@@ -327,6 +327,29 @@ def test_replacing_keeps_the_old_bundle_until_the_new_one_is_whole(bundle: Bundl
     assert names(bundle.root.parent) == {"b"}
 
 
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_an_interrupted_swap_loses_no_bundle(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, interrupts: int
+) -> None:
+    rename, calls = Path.rename, []
+
+    def interrupted(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == 2 and interrupts == 2:  # while it is put back
+            raise KeyboardInterrupt
+        rename(self, target)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return target
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), Place(bundle.root, replace=True).staged():
+        pass
+    left = bundle.root.parent.glob(".b.*/old")
+    open_bundle(bundle.root if interrupts == 1 else next(left)).verify()
+    assert list(left) == []
+
+
 def test_a_folder_with_anything_unlisted_is_never_replaced(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not empty"):
         Place(bundle.root).check()

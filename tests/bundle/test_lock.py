@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mmprod.bundle import Bundle, lock, open_bundle
+from mmprod.bundle import Bundle, Place, lock, open_bundle
 from mmprod.errors import EnvironmentMissing, IntegrityError
 
 HOLD = """
@@ -87,6 +88,31 @@ def test_writing_guards_all_that_is_inside(signed: Bundle) -> None:
     assert {a.path for a in open_bundle(signed.root).artefacts("report")} >= {"reports/more.json"}
     with pytest.raises(IntegrityError, match="another process"), late.writing():
         pytest.fail("it must not come to this")
+
+
+def test_a_bundle_that_is_written_to_is_not_replaced(
+    signed: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "WAIT_S", 0.2)
+    place = Place(signed.root, replace=True)
+    with (
+        another_writer(signed.root),
+        pytest.raises(EnvironmentMissing, match="another process"),
+        place.staged(),
+    ):
+        pass
+    open_bundle(signed.root).verify()
+
+
+def test_nothing_is_saved_over_a_bundle_that_came_meanwhile(signed: Bundle, tmp_path: Path) -> None:
+    other = open_bundle(shutil.copytree(signed.root, tmp_path / "other"))
+    other.name = "other"
+    other.save()
+    with pytest.raises(IntegrityError, match="another process"), signed.writing():
+        signed.root.rename(tmp_path / "old")
+        other.root.rename(signed.root)
+        signed.save()
+    assert open_bundle(signed.root).name == "other"
 
 
 def test_without_locks_a_warning_says_so(

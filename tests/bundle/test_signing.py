@@ -177,7 +177,8 @@ def test_single_files_are_signed_too_but_never_as_a_bundle(
     report = tmp_path / "report.json"
     report.write_text("{}")
     assert sign_file(report, keys[0]) == tmp_path / "report.json.sig"
-    assert verify_file(report, [keys[1]]).key == load_public(keys[1]).id
+    signer, data = verify_file(report, [keys[1]])
+    assert (signer.key, data) == (load_public(keys[1]).id, b"{}")
     report.write_text("{ }")
     with pytest.raises(IntegrityError, match="another content"):
         verify_file(report, [keys[1]])

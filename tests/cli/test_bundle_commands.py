@@ -320,6 +320,19 @@ def test_gate_stays_shut_for_a_graph_that_failed(bundle: Bundle, mmprod: Mmprod)
     assert not (bundle.root / "engines").exists()
 
 
+@pytest.mark.parametrize("failed", ["", "ort-cuda"])
+def test_a_pass_of_another_provider_does_not_open_the_gate(bundle: Bundle, failed: str) -> None:
+    found = summary(bundle, "pass")
+    (row,) = found["rows"]
+    found["rows"] = [
+        {**row, "target": target, "status": "fail" if target == failed else "pass"}
+        for target in ("", "ort-cuda")
+    ]
+    bundle.put_summary("parity", found)
+    with pytest.raises(ParityFailed, match="codec_encode fp32: 3 of 64 codes differ"):
+        gate.gate(Output(), bundle, ("fp32",))
+
+
 def test_gate_does_not_believe_a_verdict_about_another_file(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmprod.cli.sheet import read_mask
+
 from .conftest import Mmprod
 
 
@@ -86,6 +88,31 @@ def test_pasted_pixels_are_those_of_the_file(
     np.testing.assert_array_equal(pasted[:, 5:], own[:, 5:])
     np.testing.assert_array_equal(pasted[:, :5], plain[:, :5])
     assert (plain[:, 5:] != own[:, 5:]).mean() > 0.5
+
+
+def test_touches_are_for_what_was_drawn_not_for_the_files_own_pixels(
+    mmprod: Mmprod, run: Path, face: Path, tmp_path: Path
+) -> None:
+    mask, folder = _mask(tmp_path / "mask.png", columns=5), tmp_path / "single"
+    common = ("--mask", mask, "-n", 1, "--out", tmp_path / "e.png", "--separate", folder)
+    assert mmprod("edit", run, face, *common, "--paste", "--denoise", "--sharpen").code == 0
+    own = np.asarray(Image.open(face))
+    original, pasted = (np.asarray(Image.open(folder / f"{index}.png")) for index in (0, 1))
+    np.testing.assert_array_equal(original, own)
+    np.testing.assert_array_equal(pasted[:, 5:], own[:, 5:])
+
+
+def test_a_thin_line_of_a_large_mask_is_white(tmp_path: Path) -> None:
+    """One column of 1,000 in the square of a wide mask; a dot of one pixel in another row."""
+    values = np.zeros((1000, 1200), np.uint8)
+    values[500:, 100 + 300] = 255
+    values[100, 100 + 900] = 255
+    path = tmp_path / "mask.png"
+    Image.fromarray(values).save(path)
+    white = read_mask(path, 16)
+    assert sorted(set(zip(*np.nonzero(white), strict=True))) == [(1, 14)] + [
+        (row, 4) for row in range(8, 16)
+    ]
 
 
 @pytest.mark.parametrize("judge", ["likelihood", "similarity"])

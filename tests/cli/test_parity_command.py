@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from mmprod.bundle import Bundle, open_bundle
+from mmprod.cli.rerun_views import require_nothing_lost
+from mmprod.errors import EnvironmentMissing
 from mmprod.parity import candidates
-from mmprod.parity.run import PAGE, run_parity
+from mmprod.parity.report import ParityReport
+from mmprod.parity.rerun import changes, last_request
+from mmprod.parity.run import PAGE, STORED, run_parity
+from mmprod.parity.worker import Workers
 from mmprod.runners.cuda import Probe
 from tests.parity import fake_device
 from tests.parity.conftest import bundle as bundle
@@ -50,6 +55,24 @@ def test_rerun_compares_with_nothing_else_than_before(
     run_parity(bundle, reference=numpy_reference, seeds=1)
     live = mmprod("parity", "rerun", bundle.root)
     assert live.code == 2 and "made live with numpy" in live.err
+
+
+def test_rerun_is_not_ok_when_what_passed_is_not_run(
+    bundle: Bundle, mmprod: Mmprod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mmprod("parity", "run", bundle.root).code == 0
+    request = last_request(open_bundle(bundle.root))
+
+    def missing(*_: object) -> None:
+        raise EnvironmentMissing("onnxruntime is not installed", hint="pip install it")
+
+    monkeypatch.setattr(Workers, "open", missing)
+    found = mmprod("parity", "rerun", bundle.root, "--json")
+    assert found.code == 3 and not found.json()["ok"]
+    assert "passed before, not run now: torch-ort codec_decode fp32" in found.err
+    empty = ParityReport("toy", STORED, (), 0, ())
+    with pytest.raises(EnvironmentMissing, match="the bundle has it no more"):
+        require_nothing_lost(changes(request, empty))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

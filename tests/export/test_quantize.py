@@ -163,6 +163,16 @@ def test_ranges_are_the_largest_numbers_of_all_samples() -> None:
     assert 0 < found["small"]["shares"] <= 1
 
 
+def test_a_nan_anywhere_is_seen_and_stays_seen() -> None:
+    x = np.ones((2, 8), np.float32)
+    bad = x.copy()
+    bad[1, 3] = np.nan
+    found = calibrate(SPEC, nn.Identity(), {"small": block()}, [{"x": x}, {"x": bad}, {"x": x}])
+    assert np.isnan(found["small"]["x"])
+    with pytest.raises(NumericsError, match="x reached"):
+        quantize_model(block(), "int8", found["small"])
+
+
 def test_ranges_come_from_samples_that_are_no_references() -> None:
     spec = GraphSpec("g", (Tensor("t", "int32", (BATCH, 2), "tokens", below=99),), (), "")
     tokens = np.arange(20, dtype=np.int32)[:, None].repeat(2, 1)

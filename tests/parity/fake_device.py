@@ -86,6 +86,13 @@ def hang(spec: GraphSpec, path: Path) -> Runner:
     return _runner(spec, sleep)
 
 
+def hang_when_opened(spec: GraphSpec, path: Path) -> Runner:
+    """Says beside the engine that it was called, and never returns."""
+    path.with_name("opening").touch()
+    time.sleep(1000)
+    raise AssertionError
+
+
 def hang_with_a_child(spec: GraphSpec, path: Path) -> Runner:
     """Leaves its own child's number beside the engine and is silent."""
     child = os.fork()

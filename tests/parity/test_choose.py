@@ -44,6 +44,16 @@ def test_the_smallest_that_passes_is_chosen() -> None:
     assert options[1].as_dict()["ms"] == 50.0
 
 
+def test_of_files_that_differ_by_names_alone_the_faster_is_chosen() -> None:
+    rows = [
+        row("embed_text", "fp32", 40_000),
+        row("embed_text", "int8", 10_078, seconds=1.0),
+        row("embed_text", "fp8", 10_000, seconds=9.0),
+        row("embed_text", "fp16", 10_200, seconds=0.1),
+    ]
+    assert [o.precision for o in choose(report(*rows)) if o.chosen] == ["int8"]
+
+
 def test_what_was_not_compared_is_no_option() -> None:
     absent = Row(Subject("torch-ort", "embed_text", "int8"), "not run", "not exported")
     (option,) = choose(report(row("embed_text", "fp32", 4), absent))

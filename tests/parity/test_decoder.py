@@ -1,4 +1,4 @@
-"""Samplers in coarse precisions: pictures are judged on the codes that they drew."""
+"""Samplers below fp32: pictures are judged on the codes that they drew."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def judge(
     return row
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8", "fp8"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
 @pytest.mark.parametrize("source", [reference, None], ids=["live", "stored"])
 def test_a_moved_draw_hides_no_fault_of_the_decoder(
     bundle: Bundle, precision: str, source: Callable[[GraphSpec], Runner] | None
@@ -70,8 +70,22 @@ def test_the_same_codes_with_the_same_picture_pass(bundle: Bundle) -> None:
     assert judge(bundle, candidate(0, 0, "int8")).status == "pass"
 
 
-def test_finer_precisions_keep_samples_whose_draws_are_all_equal(bundle: Bundle) -> None:
-    row = judge(bundle, candidate(1, 0, "fp16"))
+def test_one_moved_draw_in_every_sample_leaves_half_precision_judged(bundle: Bundle) -> None:
+    """As on a grid of a real size, where hardly a sample keeps all its ids."""
+
+    def one_moved(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        codes = drawing(0)(inputs)["codes"]
+        codes[:, 0] = (codes[:, 0] + 1) % 24
+        return {"codes": codes, **decode({"codes": codes})}
+
+    runner = FakeRunner(SAMPLER, one_moved)
+    row = judge(bundle, Candidate(Subject("torch-ort", SAMPLER.name, "fp16"), lambda: runner))
+    assert row.status == "pass", row.reason
+    assert SHOWN in [output.name for output in row.outputs]
+
+
+def test_fp32_keeps_samples_whose_draws_are_all_equal(bundle: Bundle) -> None:
+    row = judge(bundle, candidate(1, 0, "fp32"))
     assert "no sample has equal codes" in row.reason
     assert SHOWN not in [output.name for output in row.outputs]
 
@@ -102,7 +116,7 @@ def test_the_decoder_is_closed_and_only_opened_where_it_is_needed(bundle: Bundle
         opened.append(FakeRunner(spec, decode))
         return opened[-1]
 
-    judge(bundle, candidate(0, 0, "fp16"), source)
+    judge(bundle, candidate(0, 0, "fp32"), source)
     assert opened == []
     judge(bundle, candidate(0, 0, "fp8"), source)
     assert [runner.closed for runner in opened] == [1]

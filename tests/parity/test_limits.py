@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -84,6 +85,17 @@ def test_a_few_samples_excuse_no_sampler_that_draws_something_else() -> None:
         (limit,) = limits_for(role, "fp16", "sampler")  # type: ignore[arg-type]
         assert limit.at(1) == least and limit.at(10**6) > least
         assert f"never below {least:g}" in render_limit(limit)
+
+
+def test_other_noise_is_out_however_few_the_samples() -> None:
+    told = 0
+    for (_, _, kind), limits in LIMITS.items():
+        for limit in limits:
+            if kind == "sampler" and limit.spread:
+                found = re.search(r"other noise (\d\.\d+)", limit.reason)
+                assert found and limit.at(1) > float(found[1]), limit.reason
+                told += 1
+    assert told == 8
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -15,7 +15,7 @@ from mmprod.parity import run
 from mmprod.parity.report import Row
 from mmprod.parity.run import Comparison
 from tests.parity import fake_device
-from tests.parity.toy import TO_VECTOR, TOKENS
+from tests.parity.toy import TO_VECTOR, TOKENS, add_onnx
 
 
 def add_half_embedding(bundle: Bundle, gain: float) -> None:
@@ -57,6 +57,13 @@ def test_the_row_says_where_the_arithmetic_is_not_half(bundle: Bundle) -> None:
     assert words in (bundle.root / "reports" / "parity.md").read_text()
 
 
+def test_nothing_is_said_of_a_graph_without_half_tensors(bundle: Bundle) -> None:
+    add_onnx(bundle, "embed_text", "fp16")
+    bundle.save()
+    row = half_row(bundle)
+    assert row.status == "pass" and "overflow" not in row.reason
+
+
 def test_overflow_fails_the_row_and_names_the_node(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,3 +98,19 @@ def test_with_a_time_out_the_audit_runs_in_a_worker(
     row = half_row(bundle, 60)
     assert row.status == "fail"
     assert row.reason.startswith("overflow could not be checked: signal 6 (SIGABRT)")
+
+
+def test_the_graph_is_parsed_in_the_worker_alone(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights may lie beside it."""
+    add_half_embedding(bundle, 1e3)
+    path = bundle.root / "onnx" / "embed_text.fp16.onnx"
+    beside = path.with_name("embed_text.fp16.data")
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location=beside.name, size_threshold=60
+    )
+    bundle.add(path, role="onnx", graph="embed_text", precision="fp16")
+    bundle.add(beside, role="onnx-data", graph="embed_text", precision="fp16")
+    monkeypatch.setattr(onnx, "load", None)
+    assert "overflows at the_product (MatMul)" in half_row(bundle, 60).reason

@@ -57,6 +57,27 @@ def test_stored_cases_without_a_reference(bundle: Bundle) -> None:
         assert row.backend.startswith("onnxruntime")
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("place", ["write_maps", "Bundle.save"])
+def test_what_interrupts_the_writing_of_a_report_leaves_the_bundle_as_it_was(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, error: BaseException, place: str
+) -> None:
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in bundle.root.rglob("*") if path.is_file()}
+
+    def fail(*_: object) -> None:
+        raise error
+
+    for _ in ("no report yet", "another one"):
+        before = content()
+        with monkeypatch.context() as patch, pytest.raises(type(error)):
+            patch.setattr(f"mmprod.parity.run.{place}", fail)
+            run_parity(open_bundle(bundle.root), precisions=("fp32", "fp16"))
+        assert content() == before
+        open_bundle(bundle.root).verify()
+        run_parity(open_bundle(bundle.root))
+
+
 def test_a_live_reference_adds_the_sweep_and_the_noise(bundle: Bundle) -> None:
     runners: list[FakeRunner] = []
 
@@ -218,6 +239,17 @@ def test_a_changed_file_is_refused(bundle: Bundle, name: str) -> None:
         run_parity(bundle)
 
 
+@pytest.mark.parametrize("role", ["onnx", "engine"])
+def test_a_second_file_of_one_subject_is_refused(bundle: Bundle, role: str) -> None:
+    add_engine(bundle, "codec_decode", "fp32", "rtx-sm89")
+    first = bundle.path(bundle.artefacts(role=role, graph="codec_decode")[0])
+    second = first.with_stem("second")
+    second.write_bytes(first.read_bytes())
+    bundle.add(second, role=role, graph="codec_decode", precision="fp32")
+    with pytest.raises(IntegrityError, match=r"second.* is a second .* of .*codec_decode fp32"):
+        run_parity(bundle)
+
+
 def test_a_graph_that_does_not_load_fails_its_row(bundle: Bundle) -> None:
     path = bundle.root / "onnx" / "codec_decode.fp32.onnx"
     path.write_bytes(b"not a graph")
@@ -356,7 +388,7 @@ def test_progress_is_told(bundle: Bundle) -> None:
 def test_the_package_needs_neither_torch_nor_onnx_nor_onnxruntime() -> None:
     names = "run, selftest, worker, worker_child, trials, merge, overflow, sabotage, render, "
     names += "check, candidates, compare, limits, "
-    names += "cases, report, accept, rerun, arrays, openers"
+    names += "cases, report, accept, rerun, arrays, openers, half"
     code = (
         f"import sys; from mmprod.parity import {names}; "
         "sys.exit(sum(m in sys.modules for m in ('torch', 'onnx', 'onnxruntime')))"

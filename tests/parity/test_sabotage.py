@@ -190,6 +190,29 @@ def test_sabotage_catches_every_damage_and_passes_the_undamaged(bundle: Bundle) 
     assert (bundle.root / "bundle.json").read_bytes() == before
 
 
+def test_a_demanded_signature_catches_no_damage(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMPROD_TRUSTED_KEYS", str(tmp_path / "device.pub"))
+    rows = run_trials(bundle, graphs=["codec_decode"], suite=FOUR)
+    assert {row.caught_by for row in rows if row.kind != "none"} <= {"limits", "values"}
+    assert not any("signed" in row.cause for row in rows)
+
+
+def test_a_reduced_sampler_brings_the_decoder_that_judges_it(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    for precision in ("fp32", "int8"):
+        path = bundle.root / "onnx" / f"text_to_image.{precision}.onnx"
+        path.write_bytes(b"a sampler")
+        bundle.add(path, role="onnx", graph="text_to_image", precision=precision)
+    bundle.save()
+    copies = {p: copy_graph(bundle, "text_to_image", p, tmp_path / p) for p in ("fp32", "int8")}
+    decoders = {p: copy.artefacts(graph="codec_decode") for p, copy in copies.items()}
+    assert not decoders["fp32"]
+    assert [a.path for a in decoders["int8"]] == ["onnx/codec_decode.fp32.onnx"]
+
+
 def test_sabotage_tells_when_a_damage_gets_through(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

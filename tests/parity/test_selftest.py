@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from mmprod.bundle import Bundle, open_bundle
+from mmprod.bundle.artefact import Artefact
 from mmprod.bundle.keys import generate
-from mmprod.bundle.signing import sign, sign_file, verify_file
+from mmprod.bundle.signing import Signer, sign, sign_file, verify_file
 from mmprod.errors import ConfigError, EnvironmentMissing, IntegrityError, ParityFailed
 from mmprod.manifest import sha256_file
 from mmprod.parity import candidates
@@ -20,6 +23,7 @@ from mmprod.parity.selftest import place_name, run_selftest
 from mmprod.runners.cuda import Probe
 from tests.parity import fake_device
 from tests.parity.test_worker import TARGET, add_engine
+from tests.parity.toy import stored
 
 SM89 = Probe("sm89", "NVIDIA RTX 4090", driver="570.86, CUDA 12.8")
 
@@ -50,7 +54,7 @@ def test_the_report_says_what_ran_and_is_signed(bundle: Bundle, device: None, ke
     assert engine["status"] == "pass" and engine["backend"].startswith(fake_device.BACKEND)
     assert "no new privileges" in engine["backend"]
     assert done.signature
-    assert verify_file(done.path, [key.with_name("device.pub")]).key
+    assert verify_file(done.path, [key.with_name("device.pub")])[0].key
     listed = {a.path for a in open_bundle(bundle.root).artefacts(role="report")}
     assert {f"reports/{done.path.name}", f"reports/{done.path.name}.sig"} <= listed
     done.path.write_text(done.path.read_text().replace('"ok": true', '"ok": false', 1))
@@ -66,6 +70,26 @@ def test_a_report_without_a_key_drops_the_old_signature(
     assert plain.path == signed.path and plain.signature is None
     assert signed.signature and not signed.signature.exists()
     open_bundle(bundle.root)
+
+
+def test_an_interrupted_report_leaves_the_one_before(
+    bundle: Bundle, device: None, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run_selftest(bundle, timeout_s=60, key=key)
+    assert done.signature
+    before = done.path.read_bytes(), done.signature.read_bytes()
+    add = Bundle.add
+
+    def interrupted(self: Bundle, path: Path, **about: Any) -> Artefact:
+        if path == done.path:
+            raise KeyboardInterrupt
+        return add(self, path, **about)
+
+    monkeypatch.setattr(Bundle, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_selftest(open_bundle(bundle.root), timeout_s=60, key=key)
+    open_bundle(bundle.root).verify()
+    assert (done.path.read_bytes(), done.signature.read_bytes()) == before
 
 
 def test_a_report_elsewhere_leaves_a_signed_bundle_as_it_is(
@@ -161,6 +185,36 @@ def test_a_report_of_other_files_or_without_all_engines_is_refused(
         accept(sent, opened, public)
 
 
+def test_a_report_by_other_limits_or_cases_is_refused(
+    bundle: Bundle, sent: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = [key.with_name("device.pub")]
+    with monkeypatch.context() as patch:
+        patch.setattr("mmprod.parity.accept.limits_table", list)
+        with pytest.raises(IntegrityError, match="judged by other limits"):
+            accept(sent, open_bundle(bundle.root), public)
+    opened = open_bundle(bundle.root)
+    cases = bundle.root / "reference" / "codec_decode.npz"
+    np.savez(cases, **stored("codec_decode", batches=(2,)))  # type: ignore[arg-type]
+    opened.add(cases, role="reference", graph="codec_decode")
+    with pytest.raises(IntegrityError, match="judged by other cases"):
+        accept(sent, opened, public)
+
+
+def test_what_is_parsed_is_what_was_signed(
+    bundle: Bundle, sent: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the file is another one a moment later."""
+
+    def swapped(path: Path, keys: list[Path]) -> tuple[Signer, bytes]:
+        found = verify_file(path, keys)
+        path.write_text("{}")
+        return found
+
+    monkeypatch.setattr("mmprod.parity.accept.verify_file", swapped)
+    assert accept(sent, open_bundle(bundle.root), [key.with_name("device.pub")]).engines
+
+
 def test_a_report_of_a_failure_is_no_proof(
     bundle: Bundle, sent: Path, key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +224,7 @@ def test_a_report_of_a_failure_is_no_proof(
         accept(sent, open_bundle(bundle.root), [key.with_name("device.pub")])
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"format": 9}', '{"format": 1}', "no json"])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"format": 9}', '{"format": 2}', "no json"])
 def test_what_is_signed_and_no_report_is_refused(
     bundle: Bundle, key: Path, tmp_path: Path, content: str
 ) -> None:

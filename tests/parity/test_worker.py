@@ -254,6 +254,39 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     assert gone(int(at_work)) and gone(int(spare))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the means are those of Linux")
+def test_a_worker_that_hangs_while_opening_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "toy.plan").write_bytes(b"plan")
+    code = """if True:
+        import os, signal, sys, threading, time
+        from functools import partial
+        from pathlib import Path
+        from mmprod.graphs.spec import GraphSpec
+        from mmprod.parity.worker import Job, Workers
+        from tests.parity import fake_device
+
+        def end():
+            while not path.with_name("opening").exists():
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        path, spec = Path(sys.argv[1]), GraphSpec("codec_decode", (), (), "")
+        workers = Workers(60, preload=())
+        print(workers._spare._child.pid, flush=True)
+        threading.Thread(target=end, daemon=True).start()
+        workers.open(Job.of(partial(fake_device.hang_when_opened, spec, path)), more=False)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "toy.plan")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -9, done.stderr
+    assert gone(int(done.stdout))
+
+
 def test_a_spare_process_is_ended_with_the_others() -> None:
     with Workers(60, preload=()) as workers:
         assert workers._spare
