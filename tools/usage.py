@@ -109,6 +109,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, help="peak; without: that of the preset")
+    parser.add_argument("--rate-weight", type=float, default=0.0, help="of ours; below 0: even")
     parser.add_argument("--size", type=int, default=16384, help="codes")
     parser.add_argument("--only", choices=("ours", "plain"), help="one of the two")
     parser.add_argument("--bf16", action="store_true", help="convolutions in bf16")
@@ -119,7 +120,12 @@ def main() -> int:
     options.schedule = preset.codec_train.model_copy(
         update={"steps": options.steps, "lr": options.lr or preset.codec_train.lr}
     )
-    cfg = CodecConfig(**preset.codec.model_dump() | {"codebook_size": options.size, "code_dim": 8})
+    changes: dict[str, Any] = {
+        "codebook_size": options.size,
+        "code_dim": 8,
+        "rate_weight": options.rate_weight,
+    }
+    cfg = CodecConfig(**preset.codec.model_dump() | changes)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(options.data) if options.data else Path(folder) / "data"
         if not options.data:

@@ -40,10 +40,10 @@ guide
 """
 
 TOWARDS_EVEN = 0.1
-"""of the way to the wanted bonus per update, where rare ids are preferred; at once, a batch as
-large as the window would swing between all tokens of an id and none
+"""of the way to the wanted bonus in an update of a whole window of tokens, where rare ids are
+preferred; at once, so large a batch would swing between all tokens of an id and none
 """
-MOST_RARE = 3.0
+MOST_RARE = 4.0
 """bits that an id may be rarer than the average one, where rare ids are preferred"""
 
 
@@ -135,7 +135,8 @@ class Book(nn.Module):
         self.codes.copy_(torch.where(used[:, None], self._means(), self.codes))
         if self.bonus is not None and totals.clock >= WINDOW:
             wanted = self._price(totals) * 0.5 * self._bits(totals.rate)
-            self.bonus.lerp_(wanted, 1.0 if self.rules.rate > 0 else TOWARDS_EVEN)
+            share = TOWARDS_EVEN * WINDOW / totals.tokens if self.rules.rate < 0 else 1.0
+            self.bonus.lerp_(wanted, min(1.0, share))
         patience = max(PATIENCE_UPDATES * totals.tokens, PATIENCE_TOKENS * self.size)
         idle = totals.clock - torch.maximum(totals.seen, self.placed)
         unused = (idle >= patience) if self.rules.restart else torch.zeros_like(used)
