@@ -56,7 +56,7 @@ def measures_of(spec: GraphSpec, shown: bool = False) -> list[Measure]:
     found: list[Measure] = []
     for tensor in spec.outputs:
         if not spec.loop_steps or tensor.role in _IDS:
-            found.append(Measure(tensor.name, tensor, "sampler" if spec.loop_steps else "plain"))
+            found.append(Measure(tensor.name, tensor, _kind(spec, tensor)))
         else:
             name = f"{tensor.name} of equal {' and '.join(ids)}"
             found.append(Measure(tensor.name, tensor, None))
@@ -65,6 +65,13 @@ def measures_of(spec: GraphSpec, shown: bool = False) -> list[Measure]:
             else:
                 found.append(Measure(name, tensor, "plain", ids))
     return found
+
+
+def _kind(spec: GraphSpec, tensor: Tensor) -> Kind:
+    if not spec.loop_steps:
+        return "plain"
+    with_picture = any(other.role == "codes" for other in spec.outputs)
+    return "joint" if tensor.role == "tokens" and with_picture else "sampler"
 
 
 def defect_of(
