@@ -95,19 +95,23 @@ def test_limits_of_every_precision_are_on_the_page() -> None:
     assert all("psnr" in text or "max_level" in text for text in plain[2:])
 
 
-def test_an_interrupted_run_goes_on(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    graphs = [graph for graph in matrix.graphs_of(bundle) if graph.spec.name == "embed_text"]
-    asked: list[str] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The targets that are built for, in order; nothing is really built."""
+    targets: list[str] = []
 
     def counting(
         jobs: Sequence[BuildJob], *, limits: Limits
     ) -> Iterator[tuple[BuildJob, BuildResult | MmprodError]]:
-        asked.extend(job.target for job in jobs)
+        targets.extend(job.target for job in jobs)
         return building(jobs, limits=limits)
 
     monkeypatch.setattr(matrix, "run_jobs", counting)
+    return targets
+
+
+def test_an_interrupted_run_goes_on(bundle: Bundle, asked: list[str], tmp_path: Path) -> None:
+    graphs = [graph for graph in matrix.graphs_of(bundle) if graph.spec.name == "embed_text"]
     known = tmp_path / "cells.jsonl"
     first = matrix.build(bundle, graphs, ("sm86",), known)
     seen = matrix.build(bundle, graphs, ("sm86", "sm89"), known, stop=True)
@@ -118,22 +122,13 @@ def test_an_interrupted_run_goes_on(
 
 
 def test_failures_and_other_versions_are_built_again(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bundle: Bundle, asked: list[str], tmp_path: Path
 ) -> None:
     graphs = [
         graph
         for graph in matrix.graphs_of(bundle)
         if (graph.spec.name, graph.precision) == ("embed_image", "fp32")
     ]
-    asked: list[str] = []
-
-    def counting(
-        jobs: Sequence[BuildJob], *, limits: Limits
-    ) -> Iterator[tuple[BuildJob, BuildResult | MmprodError]]:
-        asked.extend(job.target for job in jobs)
-        return building(jobs, limits=limits)
-
-    monkeypatch.setattr(matrix, "run_jobs", counting)
     known = tmp_path / "cells.jsonl"
     for version in ("1.7", "1.7", "1.8", "1.7"):
         matrix.build(bundle, graphs, ("sm86", "sm120"), known, version=version)

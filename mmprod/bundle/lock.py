@@ -7,21 +7,18 @@ on folders (some network file systems) a warning says that nothing is guarded.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import logging
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmprod.errors import EnvironmentMissing
+from mmprod.locks import wait_for_lock
 
 logger = logging.getLogger(__name__)
 
 WAIT_S, LOOK_S = 20.0, 0.05
 """how long another writer may take to finish, and how often is looked"""
-NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
 
 
 @contextlib.contextmanager
@@ -38,28 +35,18 @@ def lock_folder(root: Path) -> Iterator[None]:
 
 
 def _take(handle: int, root: Path) -> None:
-    end, said = time.monotonic() + WAIT_S, False
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > end:
-                raise EnvironmentMissing(
-                    f"another process has been writing to {root} for {WAIT_S:.0f} s",
-                    hint="let one command at a time write to a bundle: run this one again",
-                ) from error
-            if not said:
-                logger.info("waiting for another process that writes to %s", root)
-                said = True
-            time.sleep(LOOK_S)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            logger.warning(
-                "%s: this file system knows no locks on folders (%s): see to it that no second "
-                "command writes to the bundle at the same time",
-                *(root, error.strerror),
+    def busy(over: bool) -> None:
+        if over:
+            raise EnvironmentMissing(
+                f"another process has been writing to {root} for {WAIT_S:.0f} s",
+                hint="let one command at a time write to a bundle: run this one again",
             )
-            return
-        else:
-            return
+        logger.info("waiting for another process that writes to %s", root)
+
+    unknown = wait_for_lock(handle, wait_s=WAIT_S, look_s=LOOK_S, busy=busy)
+    if unknown is not None:
+        logger.warning(
+            "%s: this file system knows no locks on folders (%s): see to it that no second "
+            "command writes to the bundle at the same time",
+            *(root, unknown.strerror),
+        )

@@ -8,19 +8,18 @@ system knows no locks (some network file systems) a warning says that nothing is
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import logging
 import os
 import socket
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from mmprod.errors import EnvironmentMissing
+from mmprod.locks import wait_for_lock
 from mmprod.training.distributed import World
 from mmprod.training.stopping import StopRequest, only_main_until_stopped
 
@@ -29,7 +28,6 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 WAIT_S, LOOK_S = 20.0, 0.25
 """how long a predecessor may take to die, and how often is looked"""
-NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 @contextlib.contextmanager
@@ -72,32 +70,22 @@ def _lock(root: Path) -> IO[str]:
 
 
 def _wait(stream: IO[str], root: Path) -> None:
-    end, said = time.monotonic() + WAIT_S, False
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = _owner(stream)
-            if time.monotonic() > end:
-                raise EnvironmentMissing(
-                    f"another job trains in {root}: {owner}",
-                    hint="wait for its end or stop it, or choose another --out",
-                ) from error
-            if not said:
-                logger.info("waiting for another job in %s to end: %s", root, owner)
-                said = True
-            time.sleep(LOOK_S)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            logger.warning(
-                "%s: this file system knows no locks (%s): see to it that no second job trains "
-                "here at the same time",
-                *(root, error.strerror),
+    def busy(over: bool) -> None:
+        owner = _owner(stream)
+        if over:
+            raise EnvironmentMissing(
+                f"another job trains in {root}: {owner}",
+                hint="wait for its end or stop it, or choose another --out",
             )
-            return
-        else:
-            return
+        logger.info("waiting for another job in %s to end: %s", root, owner)
+
+    unknown = wait_for_lock(stream.fileno(), wait_s=WAIT_S, look_s=LOOK_S, busy=busy)
+    if unknown is not None:
+        logger.warning(
+            "%s: this file system knows no locks (%s): see to it that no second job trains "
+            "here at the same time",
+            *(root, unknown.strerror),
+        )
 
 
 def _about() -> dict[str, str | int]:

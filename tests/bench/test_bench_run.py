@@ -16,13 +16,13 @@ from mmprod.bench.figures import Row, Timing, times_as_fast
 from mmprod.bench.process import SubjectFailed, SubjectProcess
 from mmprod.bench.run import Out, Settings, _check, _Lane, run_bench
 from mmprod.bench.subjects import NO_PASS, Kind, Subject, find_subjects
-from mmprod.bundle import Bundle, create_bundle, open_bundle
+from mmprod.bundle import Bundle, open_bundle
 from mmprod.data.tokenizer import train_tokenizer
 from mmprod.errors import ConfigError, IntegrityError
 from mmprod.graphs.runner import example_inputs
 from mmprod.parity.run import run_parity
 from tests.parity.answers import FakeRunner
-from tests.parity.toy import DIMS, ONNX, SAMPLER, SPECS, add_onnx, decode, stored
+from tests.parity.toy import DIMS, SPECS, decode, make_toy
 
 QUICK = Settings(batches=(1, 3), warmup=1, runs=4, rounds=2, timeout_s=60)
 
@@ -30,16 +30,7 @@ QUICK = Settings(batches=(1, 3), warmup=1, runs=4, rounds=2, timeout_s=60)
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     """codec_decode and embed_text in fp32, compared with their stored outputs."""
-    made = create_bundle(
-        tmp_path / "bundle", name="toy", dims=DIMS, sampler=SAMPLER, provenance={"made": "by hand"}
-    )
-    for name in ONNX:
-        add_onnx(made, name, "fp32")
-        path = made.root / "reference" / f"{name}.npz"
-        path.parent.mkdir(exist_ok=True)
-        np.savez(path, **stored(name))  # type: ignore[arg-type]
-        made.add(path, role="reference", graph=name)
-    made.save()
+    made = make_toy(tmp_path / "bundle")
     run_parity(made)
     return open_bundle(made.root)
 

@@ -7,12 +7,17 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from mmprod.bundle import Bundle
+    from mmprod.checkpoint import Run
+    from mmprod.checkpoint.models import Models
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,3 +137,30 @@ def run(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "mini"
     train(load_config(str(job)), folder)
     return folder
+
+
+def export_graphs(run: Path, root: Path, names: Sequence[str]) -> tuple[Bundle, Run, Models]:
+    """A bundle at `root`, not yet saved, of these graphs of a run in fp32, and its sources."""
+    from mmprod.bundle import create_bundle
+    from mmprod.checkpoint import open_run
+    from mmprod.checkpoint.models import load_models
+    from mmprod.export.graph import assemble, parts_of
+    from mmprod.export.graph_file import save_graph
+    from mmprod.export.onnx_export import export_part
+    from mmprod.graphs.modules import build_module
+
+    opened = open_run(run)
+    models, sampler = load_models(opened), opened.config.sampler
+    made = create_bundle(
+        root, name="mini", dims=opened.dims, sampler=sampler, provenance=opened.provenance()
+    )
+    for name in names:
+        spec = made.specs[name]
+        module = build_module(
+            name, codec=models.codec, fusion=models.fusion, dims=opened.dims, sampler=sampler
+        )
+        exported = {part.name: export_part(part) for part in parts_of(spec, module)}
+        graph = assemble(spec, module, exported, "fp32")
+        for path in save_graph(graph, made.root / "onnx" / f"{name}.fp32.onnx"):
+            made.add(path, role="onnx", graph=name, precision="fp32")
+    return made, opened, models

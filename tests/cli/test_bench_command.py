@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mmprod.bundle import Bundle, create_bundle
@@ -18,23 +17,14 @@ from mmprod.export.graph_file import save_graph
 from mmprod.export.onnx_export import export_part
 from mmprod.graphs.modules import build_module
 from mmprod.parity.run import run_parity
-from tests.parity.toy import DIMS, SAMPLER, add_onnx, stored
+from tests.parity.toy import make_toy
 
 from .conftest import Mmprod
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    made = create_bundle(
-        tmp_path / "bundle", name="toy", dims=DIMS, sampler=SAMPLER, provenance={"made": "by hand"}
-    )
-    add_onnx(made, "codec_decode", "fp32")
-    (made.root / "reference").mkdir()
-    path = made.root / "reference" / "codec_decode.npz"
-    np.savez(path, **stored("codec_decode"))  # type: ignore[arg-type]
-    made.add(path, role="reference", graph="codec_decode")
-    made.save()
-    return made.root
+    return make_toy(tmp_path / "bundle", ["codec_decode"]).root
 
 
 def test_no_figures_without_a_parity_pass(mmprod: Mmprod, bundle: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .conftest import ROOT, Mmprod
+from .conftest import ROOT, Mmprod, export_graphs
 from .drawn import pixels, write
 
 WITHOUT_TORCH = """
@@ -25,34 +25,11 @@ main(sys.argv[1:])
 @pytest.fixture(scope="module")
 def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run's graphs for pictures; the rest of the catalog takes longer to export."""
-    from mmprod.bundle import create_bundle
-    from mmprod.checkpoint import open_run
     from mmprod.checkpoint.identity import codec_facts
-    from mmprod.checkpoint.models import load_models
-    from mmprod.export.graph import assemble, parts_of
-    from mmprod.export.graph_file import save_graph
-    from mmprod.export.onnx_export import export_part
     from mmprod.export.pipeline import add_codec_facts
-    from mmprod.graphs.modules import build_module
 
-    opened, models = open_run(run), load_models(open_run(run))
-    sampler = opened.config.sampler
-    made = create_bundle(
-        tmp_path_factory.mktemp("bundles") / "mini",
-        name="mini",
-        dims=opened.dims,
-        sampler=sampler,
-        provenance=opened.provenance(),
-    )
-    for name in ("codec_encode", "codec_decode", "code_prior"):
-        spec = made.specs[name]
-        module = build_module(
-            name, codec=models.codec, fusion=models.fusion, dims=opened.dims, sampler=sampler
-        )
-        exported = {part.name: export_part(part) for part in parts_of(spec, module)}
-        graph = assemble(spec, module, exported, "fp32")
-        for path in save_graph(graph, made.root / "onnx" / f"{name}.fp32.onnx"):
-            made.add(path, role="onnx", graph=name, precision="fp32")
+    root = tmp_path_factory.mktemp("bundles") / "mini"
+    made, opened, models = export_graphs(run, root, ("codec_encode", "codec_decode", "code_prior"))
     add_codec_facts(made, codec_facts(models.codec, opened.config.codec, opened.dims))
     made.save()
     return made.root

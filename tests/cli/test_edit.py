@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from mmprod.cli.sheet import read_mask
 
-from .conftest import Mmprod
+from .conftest import Mmprod, export_graphs
 
 
 @pytest.fixture
@@ -168,34 +169,8 @@ def test_requests_that_cannot_be_met(
 @pytest.fixture(scope="module")
 def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the run with what an edit needs, and the joint sampler."""
-    import shutil
-
-    from mmprod.bundle import create_bundle
-    from mmprod.checkpoint import open_run
-    from mmprod.checkpoint.models import load_models
-    from mmprod.export.graph import assemble, parts_of
-    from mmprod.export.graph_file import save_graph
-    from mmprod.export.onnx_export import export_part
-    from mmprod.graphs.modules import build_module
-
-    opened, models = open_run(run), load_models(open_run(run))
-    sampler = opened.config.sampler
-    made = create_bundle(
-        tmp_path_factory.mktemp("bundles") / "mini",
-        name="mini",
-        dims=opened.dims,
-        sampler=sampler,
-        provenance=opened.provenance(),
-    )
-    for name in ("codec_encode", "fusion_step", "edit", "joint"):
-        spec = made.specs[name]
-        module = build_module(
-            name, codec=models.codec, fusion=models.fusion, dims=opened.dims, sampler=sampler
-        )
-        exported = {part.name: export_part(part) for part in parts_of(spec, module)}
-        graph = assemble(spec, module, exported, "fp32")
-        for path in save_graph(graph, made.root / "onnx" / f"{name}.fp32.onnx"):
-            made.add(path, role="onnx", graph=name, precision="fp32")
+    root = tmp_path_factory.mktemp("bundles") / "mini"
+    made, opened, _ = export_graphs(run, root, ("codec_encode", "fusion_step", "edit", "joint"))
     shutil.copyfile(opened.tokenizer_path, made.root / "tokenizer.json")
     made.add(made.root / "tokenizer.json", role="tokenizer")
     made.save()

@@ -5,13 +5,14 @@ No trained model and no exporter takes part: the parity check is tested on its o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mmprod.bundle import Bundle
+from mmprod.bundle import Bundle, create_bundle
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.runner import Array, example_inputs
@@ -104,3 +105,18 @@ def add_onnx(bundle: Bundle, name: str, precision: str) -> None:
     path.parent.mkdir(exist_ok=True)
     onnx.save(ONNX[name](), path)
     bundle.add(path, role="onnx", graph=name, precision=precision, meta={"note": "kept"})
+
+
+def make_toy(root: Path, names: Iterable[str] = ONNX) -> Bundle:
+    """These graphs in fp32 with stored cases b1 and b3, at `root`."""
+    made = create_bundle(
+        root, name="toy", dims=DIMS, sampler=SAMPLER, provenance={"made": "by hand"}
+    )
+    for name in names:
+        add_onnx(made, name, "fp32")
+        path = made.root / "reference" / f"{name}.npz"
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, **stored(name))  # type: ignore[arg-type]
+        made.add(path, role="reference", graph=name)
+    made.save()
+    return made
