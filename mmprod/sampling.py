@@ -168,6 +168,21 @@ def likelihood(runner: Runner, dims: Dims, codes: Ids, tokens: Ids) -> npt.NDArr
     return total
 
 
+def log_likelihood(
+    runner: Runner, codes: Ids, tokens: Ids, output: str, target: Ids
+) -> npt.NDArray[np.float64]:
+    """log p of each `target` id (B, S) under the logits `output` of the graph `fusion_step`, given
+    codes (B, N) and tokens (B, L) that may be masked. In float64, in batches it allows.
+    """
+    parts = []
+    for rows in _batches(runner, len(codes)):
+        logits = runner({"codes": codes[rows], "tokens": tokens[rows]})[output].astype(np.float64)
+        logits -= logits.max(-1, keepdims=True)
+        own = np.take_along_axis(logits, target[rows][..., None].astype(np.int64), -1)[..., 0]
+        parts.append(own - np.log(np.exp(logits).sum(-1)))
+    return np.concatenate(parts)
+
+
 def similarity(
     image_runner: Runner, text_runner: Runner, codes: Ids, tokens: Ids
 ) -> npt.NDArray[np.float64]:
@@ -203,15 +218,8 @@ def _log_likelihood(
     runner: Runner, dims: Dims, codes: Ids, tokens: Ids, hidden: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
     """log p of each code (B, N), the `hidden` ones masked; of no meaning where one is shown."""
-    parts = []
-    for rows in _batches(runner, len(codes)):
-        masked = np.where(hidden[rows], np.int32(dims.codebook_size), codes[rows])
-        logits = runner({"codes": masked, "tokens": tokens[rows]})["image_logits"]
-        logits = logits.astype(np.float64)
-        logits -= logits.max(-1, keepdims=True)
-        own = np.take_along_axis(logits, codes[rows][..., None].astype(np.int64), -1)[..., 0]
-        parts.append(own - np.log(np.exp(logits).sum(-1)))
-    return np.concatenate(parts)
+    masked = np.where(hidden, np.int32(dims.codebook_size), codes)
+    return log_likelihood(runner, masked, tokens, "image_logits", codes)
 
 
 def _quarters(dims: Dims) -> npt.NDArray[np.int64]:

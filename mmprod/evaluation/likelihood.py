@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from mmprod.config.schema import Dims
 from mmprod.errors import NumericsError
-from mmprod.graphs.runner import Array, Runner
+from mmprod.graphs.runner import Runner
+from mmprod.sampling import log_likelihood
 
 Ids = npt.NDArray[np.int32]
 Nats = npt.NDArray[np.float64]
@@ -171,16 +172,3 @@ def estimate(log_p: Nats, mask: Mask) -> Nats:
     nats = -np.where(mask, log_p, 0).sum(1)
     scaled: Nats = nats * (mask.shape[1] / mask.sum(1))
     return scaled
-
-
-def log_likelihood(runner: Runner, codes: Ids, tokens: Ids, output: str, target: Ids) -> Nats:
-    """log p of each `target` id (B, S) under the logits `output`, given ids that may be masked."""
-    largest = runner.spec.dims[0].max
-    parts: list[Array] = []
-    for start in range(0, len(codes), largest):
-        rows = slice(start, start + largest)
-        logits = runner({"codes": codes[rows], "tokens": tokens[rows]})[output].astype(np.float64)
-        logits -= logits.max(-1, keepdims=True)
-        chosen = np.take_along_axis(logits, target[rows][..., None].astype(np.int64), -1)[..., 0]
-        parts.append(chosen - np.log(np.exp(logits).sum(-1)))
-    return np.concatenate(parts)

@@ -23,13 +23,13 @@ from mmprod.evaluation.likelihood import (
     estimate,
     group_terms,
     likelihood_bounds,
-    log_likelihood,
     random_masks,
 )
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.runner import Array, Arrays
 from mmprod.models.fusion import build_fusion
 from mmprod.models.fusion_loss import FusionObjective, draw_noise
+from mmprod.sampling import log_likelihood
 
 K, V, N, L = 3, 4, 4, 2
 """codes, tokens (0 is padding and never comes here), places of a picture (2 x 2) and of a text"""
