@@ -24,17 +24,20 @@ def frozen_config(stage: str, freeze: tuple[str, ...], **train: object) -> Any:
 
 
 @torch.no_grad()
-def weights_for(config: Any, stage: str = "codec") -> Callable[[Any], None]:
-    """What gives a task weights that fresh ones can't be mistaken for, and no bf16 numbers: whole
-    parameters, as a file of weights does (a sharded build takes nothing else).
-    """
+def other_weights(config: Any, stage: str = "codec") -> dict[str, torch.Tensor]:
+    """Whole parameters that fresh ones can't be mistaken for, and no bf16 numbers."""
     from tests.training.tiny import codec_task, fusion_task
 
     fresh = codec_task(config) if stage == "codec" else fusion_task(config)
-    whole = {
+    return {
         name: parameter + torch.linspace(0.001, 0.01, parameter.numel()).view_as(parameter)
         for name, parameter in fresh.core(fresh.model).named_parameters()
     }
+
+
+def weights_for(config: Any, stage: str = "codec") -> Callable[[Any], None]:
+    """What gives a task those weights, whole, as a file does (a sharded build takes nothing else)."""
+    whole = other_weights(config, stage)
 
     @torch.no_grad()
     def give(task: Any) -> None:
@@ -51,7 +54,7 @@ def train_frozen(folder: Path, world: Any, deepspeed: Any, order: dict[str, Any]
 
     stage, freeze = order["stage"], tuple(order["freeze"])
     config = frozen_config(stage, freeze, **order.get("train", {}))
-    give = weights_for(config, stage)
+    given, give = other_weights(config, stage), weights_for(config, stage)
     out: dict[str, Any] = {}
     for name in ("straight", "resumed"):
         losses: list[float] = []
@@ -62,9 +65,7 @@ def train_frozen(folder: Path, world: Any, deepspeed: Any, order: dict[str, Any]
 
         arguments = {"stage": stage, "world": world, "deepspeed": deepspeed, "on_event": note}
         job = make_job(config, folder / name, **arguments, given=give)
-        before = (
-            {n: t.clone() for n, t in job.eval_model.state_dict().items()} if world.is_main else {}
-        )
+        before = started_from(given, job.eval_model.state_dict(), job.task) if world.is_main else {}
         if name == "resumed":
             stop_after(job, job.cfg.save_every)
             job = make_job(config, folder / name, **arguments)
@@ -74,10 +75,23 @@ def train_frozen(folder: Path, world: Any, deepspeed: Any, order: dict[str, Any]
     return out
 
 
+def inside(task: Any) -> str:
+    """Where the trained model sits in the one that is evaluated."""
+    return "fusion." if task.name == "fusion" else ""
+
+
+def started_from(
+    given: dict[str, torch.Tensor], state: dict[str, torch.Tensor], task: Any
+) -> dict[str, torch.Tensor]:
+    """What the model began with: after a sharded build its own trained weights are not yet
+    filled, and hold whatever lay in that memory, even the last run's result.
+    """
+    return {n: given.get(n.removeprefix(inside(task)), t).clone() for n, t in state.items()}
+
+
 def changed(task: Any, before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[str]]:
     """Names of the tensors of the model that rank 0 evaluated and wrote, by whether they moved."""
-    inside = "fusion." if task.name == "fusion" else ""
-    names = {n.removeprefix(inside): not torch.equal(before[n], after[n]) for n in before}
+    names = {n.removeprefix(inside(task)): not torch.equal(before[n], after[n]) for n in before}
     return {
         "moved": sorted(n for n, moved in names.items() if moved),
         "kept": sorted(n for n, moved in names.items() if not moved),
