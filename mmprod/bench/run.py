@@ -20,8 +20,9 @@ from mmprod.bench.figures import BenchReport, Row, Timing
 from mmprod.bench.host_loop import Order
 from mmprod.bench.machine import describe_machine
 from mmprod.bench.process import SubjectFailed, SubjectProcess
-from mmprod.bench.subjects import NO_PASS, Subject
+from mmprod.bench.subjects import Subject
 from mmprod.bundle import Bundle
+from mmprod.bundle.proof import NO_PASS
 from mmprod.errors import ConfigError, EnvironmentMissing, MmprodError
 from mmprod.graphs.runner import Array
 from mmprod.graphs.spec import GraphSpec

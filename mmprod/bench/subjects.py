@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mmprod.bundle import Artefact, Bundle
+from mmprod.bundle.proof import why_unproven
 from mmprod.errors import ConfigError
 
 Kind = Literal["onnxruntime", "engine", "torch eager", "torch compile", "host loop"]
@@ -27,7 +28,6 @@ PEERS: Mapping[str, Kind] = {
 LOOP_PRECISIONS = ("fp32", "fp16")
 """In the others a part is calibrated or rounded apart from the whole graph, so that a loop over
 the parts draws other codes: it would never be held to compute the same."""
-NO_PASS = "no parity pass on this file hash"
 
 
 @dataclass(frozen=True)
@@ -148,22 +148,4 @@ def _host_loops(bundle: Bundle, whole: Sequence[Subject]) -> list[Subject]:
 
 
 def _void(bundle: Bundle, leg: str, subject: Subject) -> str:
-    """Why the bundle's parity report does not vouch for these files; "" when it does."""
-    row = next((r for r in _verdicts(bundle, leg, subject) if _covers(r, subject)), None)
-    if row is None:
-        return NO_PASS
-    if row["status"] != "pass":
-        return f"{NO_PASS}: {row['status']}, {row['reason']}"
-    return ""
-
-
-def _verdicts(bundle: Bundle, leg: str, subject: Subject) -> Iterator[Mapping[str, Any]]:
-    summary = bundle.summaries.get("parity") or {}
-    wanted = (leg, subject.graph, subject.precision)
-    for row in summary.get("rows", []):
-        if (row["leg"], row["graph"], row["precision"]) == wanted:
-            yield row
-
-
-def _covers(row: Mapping[str, Any], subject: Subject) -> bool:
-    return all(row["sha256"].get(path) == sha for path, sha in subject.files.items())
+    return why_unproven(bundle, leg, subject.graph, subject.precision, subject.files)

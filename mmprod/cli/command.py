@@ -48,7 +48,9 @@ EXTRAS = {
     "einops": "train", "datasets": "data", "pyarrow": "data", "python_avatars": "data",
     "resvg_py": "data", "tokenizers": "serve", "onnxruntime": "serve", "constriction": "serve",
     "google_crc32c": "serve", "cryptography": "sign", "onnx": "export",
-    "onnxscript": "export", "tensorrt_rtx": "trt",
+    "onnxscript": "export", "tensorrt_rtx": "trt", "grpc": "serve", "open_inference": "serve",
+    "orjson": "serve", "prometheus_client": "serve", "starlette": "serve", "uvicorn": "serve",
+    "uvloop": "serve", "httptools": "serve",
 }  # fmt: skip
 """Which extra brings a module; a core installation has none of them."""
 

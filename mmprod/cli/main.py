@@ -22,6 +22,7 @@ from mmprod.cli import (
     evaluate,
     parity,
     plan,
+    serve,
     ship,
     train,
     use,
@@ -50,6 +51,7 @@ command(app, "caption", panel=USE)(use.caption)
 command(app, "edit", panel=USE)(edit.edit)
 command(app, "compress", panel=USE)(compress.compress)
 command(app, "decompress", panel=USE)(compress.decompress)
+command(app, "serve", panel=USE)(serve.serve)
 command(app, "eval", panel=USE)(evaluate.evaluate)
 
 

@@ -94,18 +94,11 @@ def read_picture(path: Path, size: int) -> Pixels:
 
 
 def read_mask(path: Path, size: int) -> npt.NDArray[np.bool_]:
-    """Where a mask file is white (size, size), cropped and scaled as the picture is. White first,
-    then scaled, so that no line is too thin to count. Raises ConfigError as `read_picture` does.
-    """
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    from mmprod.data.pictures import read_whole
+    """`data.pictures.read_mask`. Raises ConfigError as `read_picture` does."""
+    from mmprod.data.pictures import read_mask as read
 
     with _of_use(path):
-        white = read_whole(path).pixels.max(-1) > 127
-    image = Image.fromarray(white.astype(np.float32))
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BOX)) > 0
+        return read(path, size)
 
 
 @contextmanager

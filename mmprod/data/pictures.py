@@ -6,6 +6,7 @@ picture's declared size is checked before any pixel is decoded.
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 MAX_PIXELS = 80_000_000
 MAX_BYTES = 256 * 2**20
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+Source = Path | bytes
+"""A picture file, or its content."""
 _DEEP = re.compile(r"'(L|LA|I|RGB|RGBA|RGBX|RGBa|CMYK);16")
 """how Pillow's decoders name samples of 16 bits"""
 _TURNS = {
@@ -40,6 +43,28 @@ class UnusablePicture(Exception):
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """What is decoded at all; all of it is known before a pixel is. Sides in pixels."""
+
+    formats: tuple[str, ...] = _FORMATS
+    pixels: int = MAX_PIXELS
+    shortest_side: int = 1
+    longest_side: int = MAX_PIXELS
+
+    def check(self, width: int, height: int) -> None:
+        """Raises UnusablePicture."""
+        if width * height > self.pixels:
+            raise UnusablePicture(f"{width} x {height} is over {self.pixels:,} pixels")
+        if min(width, height) < self.shortest_side or max(width, height) > self.longest_side:
+            raise UnusablePicture(
+                f"{width} x {height}: sides have {self.shortest_side} to {self.longest_side} pixels"
+            )
+
+
+ANY = Bounds()
+
+
+@dataclass(frozen=True)
 class Whole:
     """A picture as RGB, pixels (H, W, 3) uint8, and what of it that cannot hold."""
 
@@ -47,21 +72,30 @@ class Whole:
     lost: tuple[str, ...]
 
 
-def read_picture(path: Path, size: int) -> NDArray[np.uint8]:
+def read_picture(source: Source, size: int, bounds: Bounds = ANY) -> NDArray[np.uint8]:
     """Decode one file: (size, size, 3) uint8 RGB.
 
     Turned as its orientation tag says, transparency over white, first frame of an animation, of 16
     bits the upper 8, shorter side scaled to `size`, centre cropped. Raises UnusablePicture. Run it
     inside `bombs_are_errors()`.
     """
-    with _opened(path) as image:
+    with _opened(source, bounds) as image:
         image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction of the size
         return square(_upright(image), size)
 
 
-def read_whole(path: Path) -> Whole:
+def read_mask(source: Source, size: int, bounds: Bounds = ANY) -> NDArray[np.bool_]:
+    """Where a mask is white (size, size), cropped and scaled as `read_picture` does. White first,
+    then scaled, so that no line is too thin to count.
+    """
+    white = read_whole(source, bounds).pixels.max(-1) > 127
+    image = Image.fromarray(white.astype(np.float32))
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BOX)) > 0
+
+
+def read_whole(source: Source, bounds: Bounds = ANY) -> Whole:
     """Decode one file as it is, otherwise as `read_picture` does."""
-    with _opened(path) as image:
+    with _opened(source, bounds) as image:
         deep = _DEEP.search(str(getattr(image, "tile", ""))) is not None
         frames = getattr(image, "n_frames", 1)
         turned = _upright(image)
@@ -74,7 +108,7 @@ def read_whole(path: Path) -> Whole:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(source: Source, bounds: Bounds) -> Iterator[Image.Image]:
     """A picture whose declared size was checked; what is done to it may fail as Pillow fails.
 
     For a broken file Pillow raises what its decoders stumble over: OSError, SyntaxError, ValueError
@@ -82,13 +116,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     of them, so here, at the one place where foreign bytes are decoded, everything counts.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        given = io.BytesIO(source) if isinstance(source, bytes) else source
+        if isinstance(given, Path) and given.stat().st_size > MAX_BYTES:
             raise UnusablePicture(f"larger than {MAX_BYTES // 2**20} MiB")
-        with Image.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnusablePicture(
-                    f"{image.width} x {image.height} is over {MAX_PIXELS:,} pixels"
-                )
+        with Image.open(given, formats=bounds.formats) as image:
+            bounds.check(*image.size)
             yield image
     except UnusablePicture:
         raise

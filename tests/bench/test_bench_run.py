@@ -15,8 +15,9 @@ from mmprod.bench.edges import Edges
 from mmprod.bench.figures import Row, Timing, times_as_fast
 from mmprod.bench.process import SubjectFailed, SubjectProcess
 from mmprod.bench.run import Out, Settings, _check, _Lane, run_bench
-from mmprod.bench.subjects import NO_PASS, Kind, Subject, find_subjects
+from mmprod.bench.subjects import Kind, Subject, find_subjects
 from mmprod.bundle import Bundle, open_bundle
+from mmprod.bundle.proof import NO_PASS
 from mmprod.data.tokenizer import train_tokenizer
 from mmprod.errors import ConfigError, IntegrityError
 from mmprod.graphs.runner import example_inputs

@@ -1,0 +1,138 @@
+"""The running server: sockets, signals, drain. The edge to uvicorn.
+
+SIGTERM and SIGINT: not ready any more; for GRACE_S requests are still taken and their connections
+closed with the answer, so that clients go elsewhere; then the sockets close, what is at work is
+finished, and the process ends with 0. SIGHUP: take the bundle anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+from typing import Any, cast
+
+import uvicorn
+import uvloop
+from PIL import Image
+
+from mmprod.errors import EnvironmentMissing
+from mmprod.serving.connection import BoundedConnection
+from mmprod.serving.deployment import open_deployment
+from mmprod.serving.door import Door
+from mmprod.serving.grpc_edge import start_grpc
+from mmprod.serving.kit import Searcher
+from mmprod.serving.metrics import Metrics
+from mmprod.serving.rest import build_routes
+from mmprod.serving.service import Service
+from mmprod.serving.settings import Settings
+
+logger = logging.getLogger(__name__)
+GRACE_S = 0.5
+BACKLOG = 512
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A server that is ready: where, and what it serves. grpc_port 0: no gRPC."""
+
+    port: int
+    grpc_port: int
+    service: Service
+
+
+def run_server(
+    settings: Settings,
+    on_ready: Callable[[Listening], None],
+    searcher: Searcher | None = None,
+) -> None:
+    """Serve until a signal says stop. Raises as `open_deployment`, and EnvironmentMissing when a
+    port is taken.
+    """
+    settings.check()
+    # Once for the process: the context manager of `data.pictures` is not for threads.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with _listen(settings) as listener:
+        metrics = Metrics()
+        service = Service(settings, metrics, lambda: open_deployment(settings, metrics, searcher))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(service, listener, on_ready))
+        service.close()
+
+
+async def _serve(
+    service: Service, listener: socket.socket, on_ready: Callable[[Listening], None]
+) -> None:
+    settings = service.settings
+    config = uvicorn.Config(
+        Door(build_routes(service), service),
+        http=cast(Any, partial(BoundedConnection, settings.limits)),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=int(settings.limits.idle_s),
+        timeout_graceful_shutdown=int(settings.drain_s),
+    )
+    server = _Server(config, service)
+    grpc_server, grpc_port = None, 0
+    if settings.grpc_port is not None:
+        grpc_server, grpc_port = await start_grpc(service, settings.host, settings.grpc_port)
+    loop = asyncio.get_running_loop()
+    swaps: set[asyncio.Task[bool]] = set()
+
+    def swap() -> None:
+        task = loop.create_task(service.swap())
+        swaps.add(task)
+        task.add_done_callback(swaps.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, swap)
+    port = listener.getsockname()[1]
+    loop.call_soon(on_ready, Listening(port, grpc_port, service))
+    await server.serve(sockets=[listener])
+    if grpc_server is not None:
+        await grpc_server.stop(settings.drain_s)
+    if swaps:
+        await asyncio.wait(swaps)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with our way to end."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains; a second one ends at once what still runs."""
+        if self._service.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._service.draining = True
+        self._loop.call_soon_threadsafe(self._loop.call_later, GRACE_S, self._stop_listening)
+
+    def _stop_listening(self) -> None:
+        self.should_exit = True
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The bound socket; before anything is loaded, so that a taken port is told at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:
+        raise EnvironmentMissing(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
+            hint="give another --port (0: any that is free) or --host",
+        ) from error
