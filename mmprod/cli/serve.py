@@ -48,6 +48,10 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    together: Annotated[
+        bool,
+        typer.Option("--batching/--no-batching", help="Requests that wait share a batch."),
+    ] = True,
     queue: Annotated[int, typer.Option(min=1, help="Requests that wait, per graph.")] = 64,
     most: Annotated[
         int, typer.Option("--max-requests", min=1, help="Requests at work at once.")
@@ -93,7 +97,7 @@ def serve(
         shadow=shadow,
         drain_s=drain,
         key=_key(key_file),
-        batching=Batching(every, queue, each),
+        batching=Batching(together, every, queue, each),
         limits=Limits(body_bytes=body * MIB, pixels=pixels, requests=most),
     )
     settings.check()
@@ -146,7 +150,7 @@ def _waits(given: list[str]) -> tuple[float, dict[str, float]]:
 
 
 def _key(path: Path | None) -> str:
-    """The key from the file or the environment, "" for none. Raises ConfigError for a blank file."""
+    """The key of the file or the environment, "" for none. Raises ConfigError for a blank file."""
     if path is None:
         return os.environ.get(KEY, "")
     key = path.read_text(encoding="utf-8").strip()

@@ -22,6 +22,7 @@ import numpy as np
 from mmprod.graphs.runner import Array, Arrays, Runner
 from mmprod.runners.checks import check_inputs
 from mmprod.serving.refusal import busy, unavailable
+from mmprod.serving.settings import Batching
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,13 @@ class Batcher:
     """The queue and the thread of one runner. `observe` is told of every batch that ran."""
 
     def __init__(
-        self, runner: Runner, wait_s: float, queue: int, observe: Callable[[Batch], None]
+        self, runner: Runner, batching: Batching, observe: Callable[[Batch], None]
     ) -> None:
         self.runner = runner
         self._dim = runner.spec.dims[0]
-        self._wait_s, self._limit, self._observe = wait_s, queue, observe
+        self._most_rows = self._dim.max if batching.together else 1
+        self._wait_s, self._limit = batching.wait_of(runner.spec.name), batching.queue
+        self._observe = observe
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -112,7 +115,7 @@ class Batcher:
 
     def _wait_for_company(self) -> None:
         deadline = self._queue[0].since + self._wait_s
-        while sum(work.rows for work in self._queue) < self._dim.max and not self._closed:
+        while sum(work.rows for work in self._queue) < self._most_rows and not self._closed:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
@@ -121,7 +124,7 @@ class Batcher:
     def _fitting(self) -> list[_Waiting]:
         """The oldest requests that fit into one batch, without those that were cancelled."""
         batch: list[_Waiting] = []
-        room = self._dim.max
+        room = max(self._most_rows, self._queue[0].rows)
         while self._queue and self._queue[0].rows <= room:
             work = self._queue.popleft()
             if work.future.set_running_or_notify_cancel():

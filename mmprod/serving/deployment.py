@@ -112,12 +112,7 @@ def _served(
     opened: Opened, settings: Settings, metrics: Metrics, shadow: Shadow | None
 ) -> ServedGraph:
     name = opened.runner.spec.name
-    batcher = Batcher(
-        opened.runner,
-        settings.batching.wait_of(name),
-        settings.batching.queue,
-        metrics.observer(name),
-    )
+    batcher = Batcher(opened.runner, settings.batching, metrics.observer(name))
     metrics.waiting.labels(name).set_function(lambda: batcher.waiting)
     step = Step(name, opened.runner.backend, opened.precision, opened.sha256)
     return ServedGraph(batcher, step, settings.shadow, shadow.offer if shadow else None)

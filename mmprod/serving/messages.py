@@ -30,7 +30,7 @@ class InputTensor(BaseModel):
     name: Name
     shape: list[Size] = Field(max_length=8)
     datatype: Name
-    parameters: Scalars = {}
+    parameters: Scalars = Field(default_factory=dict)
     data: list[Any] | None = None
 
 
@@ -39,7 +39,7 @@ class OutputWanted(BaseModel):
 
     model_config = _STRICT
     name: Name
-    parameters: Scalars = {}
+    parameters: Scalars = Field(default_factory=dict)
 
 
 class InferRequest(BaseModel):
@@ -47,9 +47,9 @@ class InferRequest(BaseModel):
 
     model_config = _STRICT
     id: Name = ""
-    parameters: Scalars = {}
+    parameters: Scalars = Field(default_factory=dict)
     inputs: list[InputTensor] = Field(max_length=32)
-    outputs: list[OutputWanted] = Field(default=[], max_length=32)
+    outputs: list[OutputWanted] = Field(default_factory=list, max_length=32)
 
     def wants_bytes(self, name: str) -> bool:
         """Whether an output is to be sent as bytes."""

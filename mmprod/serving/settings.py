@@ -41,9 +41,11 @@ class Limits:
 @dataclass(frozen=True)
 class Batching:
     """How requests of one graph become a batch: wait up to `wait_s` for company after the first
-    one came; at most `queue` requests wait. `waits`: another time to wait, by graph.
+    one came; at most `queue` requests wait. `waits`: another time to wait, by graph. Not
+    `together`: each runs alone, so that no bit of an answer depends on who else asked.
     """
 
+    together: bool = True
     wait_s: float = 0.0
     queue: int = 64
     waits: Mapping[str, float] = field(default_factory=dict)
