@@ -25,7 +25,7 @@ EXTRAS = frozenset(
 # Modules that must import, by themselves and through others, without torch.
 TORCH_FREE = (
     *("errors", "log", "manifest", "config", "bitstream", "bundle", "engines", "parity", "report"),
-    *("graphs.spec", "graphs.catalog", "graphs.runner", "runners.ort", "cli.main"),
+    *("graphs.spec", "graphs.catalog", "graphs.runner", "runners.ort", "cli.main", "serving"),
 )
 
 

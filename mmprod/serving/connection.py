@@ -11,6 +11,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mmprod.serving.settings import Limits
 
+LINGER_S = 1.0
+"""How long a connection without a request stays open when the server stops."""
+
 
 class BoundedConnection(HttpToolsProtocol):
     """Closes what sends a head that is too long or too slow. A head that comes in one read is
@@ -33,6 +36,13 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_complete()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server stops. Who has just connected may still ask; the answer closes."""
+        if self.cycle is None:
+            self.loop.call_later(LINGER_S, self._close_if_unused)
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -62,6 +72,10 @@ class BoundedConnection(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _close_if_unused(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
     def _too_slow(self) -> None:
         self._head_timer = None

@@ -1,8 +1,9 @@
 """The running server: sockets, signals, drain. The edge to uvicorn.
 
 SIGTERM and SIGINT: not ready any more; for GRACE_S requests are still taken and their connections
-closed with the answer, so that clients go elsewhere; then the sockets close, what is at work is
-finished, and the process ends with 0. SIGHUP: take the bundle anew.
+closed with the answer, so that clients go elsewhere. Then nobody is let in any more; after SETTLE_S
+the socket closes, what is at work is finished, and the process ends with 0. SIGHUP: take the bundle
+anew.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import uvicorn
 import uvloop
 from PIL import Image
 
-from mmprod.errors import EnvironmentMissing
 from mmprod.serving.connection import BoundedConnection
 from mmprod.serving.deployment import open_deployment
 from mmprod.serving.door import Door
@@ -32,9 +32,11 @@ from mmprod.serving.metrics import Metrics
 from mmprod.serving.rest import build_routes
 from mmprod.serving.service import Service
 from mmprod.serving.settings import Settings
+from mmprod.serving.sockets import listen, refuse_newcomers
 
 logger = logging.getLogger(__name__)
 GRACE_S = 0.5
+SETTLE_S = 0.1
 BACKLOG = 512
 
 
@@ -59,7 +61,7 @@ def run_server(
     # Once for the process: the context manager of `data.pictures` is not for threads.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    with _listen(settings) as listener:
+    with listen(settings.host, settings.port) as listener:
         metrics = Metrics()
         service = Service(settings, metrics, lambda: open_deployment(settings, metrics, searcher))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -84,7 +86,7 @@ async def _serve(
         timeout_keep_alive=int(settings.limits.idle_s),
         timeout_graceful_shutdown=int(settings.drain_s),
     )
-    server = _Server(config, service)
+    server = _Server(config, service, listener)
     grpc_server, grpc_port = None, 0
     if settings.grpc_port is not None:
         grpc_server, grpc_port = await start_grpc(service, settings.host, settings.grpc_port)
@@ -109,9 +111,9 @@ async def _serve(
 class _Server(uvicorn.Server):
     """uvicorn with our way to end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, listener: socket.socket) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._listener = service, listener
         self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -120,19 +122,11 @@ class _Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self._service.draining = True
-        self._loop.call_soon_threadsafe(self._loop.call_later, GRACE_S, self._stop_listening)
+        self._loop.call_soon_threadsafe(self._loop.call_later, GRACE_S, self._refuse)
 
-    def _stop_listening(self) -> None:
+    def _refuse(self) -> None:
+        refuse_newcomers(self._listener)
+        self._loop.call_later(SETTLE_S, self._stop)
+
+    def _stop(self) -> None:
         self.should_exit = True
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """The bound socket; before anything is loaded, so that a taken port is told at once."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family)
-    except OSError as error:
-        raise EnvironmentMissing(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
-            hint="give another --port (0: any that is free) or --host",
-        ) from error

@@ -1,4 +1,4 @@
-"""`python -m tools.bench.serving BUNDLE`: `mmprod serve` beside the same ONNX file in other servers.
+"""`python -m tools.bench.serving BUNDLE`: `mmprod serve` beside other servers of the same file.
 
     ... --litserve VENV --mlserver VENV --kserve VENV     environments with the peer and onnxruntime
 
