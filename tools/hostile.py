@@ -5,7 +5,7 @@
 Starts `mmprod serve` on the bundle, sends requests made from the seed, asks a good one all the
 while and compares its answer, and watches the memory. Exit 1: a 5xx other than 503, a server that
 died, a good request that failed or answered otherwise, or memory that grew by more than GROWTH
-after the first part of the run.
+after the first quarter of the run.
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ from tools.bench.serving import free_port, json_body
 
 ROOT = Path(__file__).resolve().parents[1]
 GROWTH = 0.05
-WARM_SHARE = 0.25
-"""Share of the requests after which memory is taken as the level that must hold."""
 CLIENTS = 12
 TIMEOUT_S = 30.0
 BODY_MB = 1
@@ -68,8 +66,8 @@ class Outcome:
 
     @property
     def growth(self) -> float:
-        """Of the memory, from the end of the warm part to the end."""
-        level = self.memory[int(len(self.memory) * WARM_SHARE)]
+        """Of the memory, after the first quarter of the run, which warms the server up."""
+        level = self.memory[(len(self.memory) - 1) // 4]
         return max(self.memory[-1] - level, 0) / level
 
 
@@ -88,11 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcome = run(options.bundle, options.count, options.seed)
     for line, number in sorted(outcome.statuses.items()):
         print(f"{number:7} {line}")
-    level = outcome.memory[int(len(outcome.memory) * WARM_SHARE)]
+    quarters = [outcome.memory[(len(outcome.memory) - 1) * n // 4] / 2**20 for n in range(5)]
     print(
         f"{options.count} hostile requests in {outcome.seconds:.0f} s, {outcome.good} good ones "
-        f"answered; memory {level / 2**20:.0f} MiB, then {outcome.memory[-1] / 2**20:.0f} MiB "
-        f"({outcome.growth:+.1%})"
+        f"answered; memory after each quarter: {', '.join(f'{m:.0f}' for m in quarters)} MiB; "
+        f"{outcome.growth:+.1%} after the first"
     )
     wrong = outcome.wrong + ([f"memory grew by {outcome.growth:.1%}"] * (outcome.growth > GROWTH))
     for text in wrong[:20]:

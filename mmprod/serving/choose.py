@@ -7,7 +7,8 @@ it, too; the others are left out, and it is said which and why.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from mmprod.bundle import Artefact, Bundle
@@ -18,6 +19,7 @@ from mmprod.graphs.runner import Runner
 from mmprod.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
+AT_ONCE = 4
 LEGS = {"onnx": "torch-ort", "engine": "torch-engine"}
 
 
@@ -37,7 +39,7 @@ def open_runners(bundle: Bundle, settings: Settings) -> dict[str, Opened]:
     pass, EnvironmentMissing when this machine cannot run an engine.
     """
     role = "onnx" if settings.backend == "ort" else "engine"
-    opened: dict[str, Opened] = {}
+    chosen: dict[str, list[Artefact]] = {}
     missing: list[str] = []
     for graph in bundle.specs:
         if not bundle.artefacts(role="onnx", graph=graph):
@@ -45,20 +47,34 @@ def open_runners(bundle: Bundle, settings: Settings) -> dict[str, Opened]:
         precision = resolve(bundle, graph, settings.precision)
         files = bundle.artefacts(role=role, graph=graph, precision=precision)
         reasons = {file.path: _unproven(bundle, file) for file in files}
-        proven = [file for file in files if settings.unproven or not reasons[file.path]]
+        if proven := [file for file in files if settings.unproven or not reasons[file.path]]:
+            chosen[graph] = proven
         missing += [f"{path}: {reason}" for path, reason in reasons.items() if reason]
-        if proven:
-            opened[graph] = _open(bundle, proven, settings)
-    if not opened and not missing:
+    if not chosen and not missing:
         raise _nothing(bundle, role, settings)
     for text in missing:
         logger.warning("%s %s", "served unproven:" if settings.unproven else "not served:", text)
-    if not opened:
+    if not chosen:
         raise ParityFailed(
             f"no file of {bundle.root} has a parity pass, first {missing[0]}",
             hint="mmprod parity run BUNDLE, or --serve-unproven",
         )
-    return opened
+    return _open_all(bundle, chosen, settings)
+
+
+def _open_all(
+    bundle: Bundle, chosen: Mapping[str, Sequence[Artefact]], settings: Settings
+) -> dict[str, Opened]:
+    """Several at a time, because a session takes longer than all else; all or none stay open."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = {name: pool.submit(_open, bundle, chosen[name], settings) for name in chosen}
+    failed = [error for future in found.values() if (error := future.exception())]
+    if failed:
+        for future in found.values():
+            if not future.exception():
+                future.result().runner.close()
+        raise failed[0]
+    return {name: future.result() for name, future in found.items()}
 
 
 def _unproven(bundle: Bundle, file: Artefact) -> str:

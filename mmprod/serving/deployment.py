@@ -16,6 +16,7 @@ from mmprod.bundle import Bundle, open_bundle
 from mmprod.errors import IntegrityError
 from mmprod.graphs.codec_facts import CodecFacts
 from mmprod.manifest import sha256_file
+from mmprod.sampling import Tokens
 from mmprod.serving.batcher import Batcher
 from mmprod.serving.choose import Opened, open_runners
 from mmprod.serving.friendly import bind
@@ -96,14 +97,16 @@ def open_deployment(
     bundle = open_bundle(settings.bundle)
     if settings.shadow:
         check_reference(bundle)
+    words = _words(bundle, searcher)
     opened = open_runners(bundle, settings)
     shadow = Shadow(bundle, metrics) if settings.shadow else None
     graphs = {name: _served(found, settings, metrics, shadow) for name, found in opened.items()}
     threads = settings.limits.friendly_threads
     pool = ThreadPoolExecutor(threads, thread_name_prefix="friendly")
-    kit = _kit(bundle, graphs, settings, searcher)
-    models: list[Model] = [*(bind(kit, pool, threads) if kit else ())]
-    models += [GraphModel(graph) for graph in graphs.values()]
+    models: list[Model] = [GraphModel(graph) for graph in graphs.values()]
+    if words:
+        sizes = bundle.dims, bundle.sampler
+        models[:0] = bind(Kit(*sizes, graphs, *words, settings.limits, searcher), pool, threads)
     identity = Identity(bundle.name, sha256_file(bundle.root / "bundle.json"))
     return Deployment(identity, graphs, {model.name: model for model in models}, pool, shadow)
 
@@ -118,23 +121,17 @@ def _served(
     return ServedGraph(batcher, step, settings.shadow, shadow.offer if shadow else None)
 
 
-def _kit(
-    bundle: Bundle,
-    graphs: Mapping[str, ServedGraph],
-    settings: Settings,
-    searcher: Searcher | None,
-) -> Kit | None:
-    """None for a bundle without tokenizer or codec facts: its graphs are served alone."""
+def _words(bundle: Bundle, searcher: Searcher | None) -> tuple[Tokens, CodecFacts] | None:
+    """Tokenizer and facts of the codec; None for a bundle without: its graphs are served alone."""
     from mmprod.data.tokenizer import Tokenizer
 
     tokenizers, codecs = bundle.artefacts(role="tokenizer"), bundle.artefacts(role="codec")
-    if not tokenizers or not codecs:
-        if searcher:
-            raise IntegrityError(
-                f"{bundle.root} has no tokenizer or no codec facts, which search needs",
-                hint="export the run again",
-            )
-        return None
-    tokenizer = Tokenizer.load(bundle.path(tokenizers[0]))
-    facts = CodecFacts.load(bundle.path(codecs[0]), bundle.dims.codebook_size)
-    return Kit(bundle.dims, bundle.sampler, graphs, tokenizer, facts, settings.limits, searcher)
+    if tokenizers and codecs:
+        facts = CodecFacts.load(bundle.path(codecs[0]), bundle.dims.codebook_size)
+        return Tokenizer.load(bundle.path(tokenizers[0])), facts
+    if searcher:
+        raise IntegrityError(
+            f"{bundle.root} has no tokenizer or no codec facts, which search needs",
+            hint="export the run again",
+        )
+    return None

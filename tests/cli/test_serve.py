@@ -1,0 +1,124 @@
+"""`mmprod serve`: what is refused at the command line, and a whole bundle served end to end."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.parity.toy import make_toy
+from tests.serving.process import Served, serving
+
+from .conftest import Mmprod, in_process_of_its_own
+from .drawn import write
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--host", "0.0.0.0"), "no key is asked for"),
+        (("--batch-wait-ms", "soon"), "is no time"),
+        (("--batch-wait-ms", "embed_text=-1"), "is no time"),
+        (("--port", "9000", "--grpc-port", "9000"), "asked for twice"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    options: tuple[str, ...], words: str, mmprod: Mmprod, tmp_path: Path
+) -> None:
+    result = mmprod("serve", tmp_path, *options)
+    assert result.code == 2
+    assert words in result.err
+
+
+def test_a_blank_key_is_refused(mmprod: Mmprod, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(" \n", encoding="utf-8")
+    result = mmprod("serve", tmp_path, "--key-file", tmp_path / "key")
+    assert result.code == 2 and "is empty" in result.err
+
+
+def test_a_bundle_without_a_pass_is_not_served(tmp_path: Path) -> None:
+    made = make_toy(tmp_path / "toy")
+    result = in_process_of_its_own("serve", str(made.root), "--port", "0", "--json")
+    assert result.code == 5
+    assert "--serve-unproven" in json.loads(result.out)["error"]["hint"]
+
+
+def test_no_bundle_is_told(tmp_path: Path) -> None:
+    result = in_process_of_its_own("serve", str(tmp_path / "nothing"), "--port", "0")
+    assert result.code == 4
+
+
+def ask(served: Served, model: str, **inputs: Any) -> Any:
+    """The outputs by name; bytes are sent as files."""
+    kinds = {int: "INT32", str: "BYTES", bytes: "BYTES"}
+    sent = []
+    for name, value in inputs.items():
+        data = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+        datatype = "INT64" if name == "seed" else kinds[type(value)]
+        sent.append({"name": name, "datatype": datatype, "shape": [1], "data": [data]})
+    body = json.dumps({"inputs": sent}).encode()
+    status, content = served.request("POST", f"/v2/models/{model}/infer", body)
+    assert status == 200, content
+    return {output["name"]: output["data"] for output in json.loads(content)["outputs"]}
+
+
+def picture(data: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+@pytest.mark.slow
+def test_a_bundle_end_to_end_and_under_attack(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:
+    """The models for people on real graphs, as the commands answer, with shadows that all pass."""
+    from tools.hostile import run as attack
+
+    bundle = tmp_path / "bundle"
+    assert mmprod("export", run, "--out", bundle).code == 0
+    file = write(tmp_path / "a.png", 37, 50)
+    packed = tmp_path / "a.mm"
+    mmprod("compress", bundle, file, "--out", packed)
+    text = mmprod("caption", bundle, file, "--json").json()["captions"][0]["caption"]
+    single = tmp_path / "single"
+    mmprod("generate", bundle, "a red face", "--seed", 3, "-n", 1, "--separate", single,
+           "--out", tmp_path / "grid.png")  # fmt: skip
+    with serving(bundle, tmp_path / "log", "--shadow", "1") as served:
+        drawn = ask(served, "text_to_image", prompt="a red face", seed=3)["pictures"][0]
+        assert picture(drawn).tobytes() == Image.open(single / "0.png").tobytes()
+        content = file.read_bytes()
+        assert ask(served, "image_to_text", picture=content, seed=0)["text"] == [text]
+        small = base64.b64decode(ask(served, "compress", picture=content)["file"][0])
+        assert small == packed.read_bytes()
+        assert picture(ask(served, "decompress", file=small)["pictures"][0]).size == (50, 37)
+        assert len(ask(served, "edit", picture=content, prompt="blue", count=2)["pictures"]) == 2
+        vector = ask(served, "embed", text="a red face")["embedding"]
+        assert sum(value * value for value in vector) == pytest.approx(1, abs=1e-4)
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(60) == 0
+        log = served.log.read_text(encoding="utf-8")
+    assert "not met" not in log and "error" not in log
+    outcome = attack(bundle, 300, 7)
+    assert outcome.wrong == [] and outcome.good > 5
+
+
+def test_serving_needs_no_torch(tmp_path: Path) -> None:
+    """The server with everything it imports, where torch cannot be imported."""
+    program = (
+        "import sys; sys.modules |= dict.fromkeys(('torch', 'onnx', 'safetensors')); "
+        "from mmprod.serving import server, grpc_edge, friendly; "
+        "from mmprod.cli.main import main; main(['serve', sys.argv[1]])"
+    )
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "nothing")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 4, done.stderr
