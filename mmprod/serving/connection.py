@@ -23,6 +23,7 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, limits: Limits, **others: Any) -> None:
         super().__init__(**others)
         self._limits = limits
+        self._asked = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -39,7 +40,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The server stops. Who has just connected may still ask; the answer closes."""
-        if self.cycle is None:
+        if not self._asked:
             self.loop.call_later(LINGER_S, self._close_if_unused)
         else:
             super().shutdown()
@@ -62,6 +63,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_complete()
+        self._asked = True
         super().on_headers_complete()
 
     def _expect_head(self) -> None:
@@ -74,7 +76,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._head_timer = None
 
     def _close_if_unused(self) -> None:
-        if self.cycle is None:
+        if not self._asked:
             self.transport.close()
 
     def _too_slow(self) -> None:

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -47,7 +46,7 @@ class Door:
         if scope["type"] != "http":
             await self._routes(scope, receive, send)
             return
-        visit = _Visit(scope, self._service.draining)
+        visit = _Visit(scope, self._service)
         scope["app"] = self  # Starlette's routes then raise for what they do not know
 
         async def out(message: Message) -> None:
@@ -75,8 +74,8 @@ class Door:
 class _Visit:
     """One request on its way through."""
 
-    def __init__(self, scope: Scope, draining: bool) -> None:
-        self._scope, self._draining = scope, draining
+    def __init__(self, scope: Scope, service: Service) -> None:
+        self._scope, self._service = scope, service
         given = Headers(scope=scope).get(REQUEST_ID, "")
         self.id = given if _ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["id"] = self.id
@@ -92,7 +91,7 @@ class _Visit:
             headers["X-Request-Id"] = self.id
             headers["X-Content-Type-Options"] = "nosniff"
             headers["Referrer-Policy"] = "no-referrer"
-            if self._draining:
+            if self._service.draining:
                 headers["Connection"] = "close"
         else:
             self._bytes += len(message.get("body", b""))
@@ -149,17 +148,20 @@ def check_visitor(scope: Scope, service: Service) -> None:
         # A page from elsewhere may have its own name point here; then the browser is its hand.
         raise Refused(HTTPStatus.FORBIDDEN, "this server answers to loopback names only")
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and _place(origin) != host:
         raise Refused(HTTPStatus.FORBIDDEN, "a page of another origin may not use this server")
 
 
 @functools.lru_cache(64)
 def _names_loopback(host: str) -> bool:
     """Whether a Host header names this machine as only it can be reached."""
-    try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
+    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+    return is_loopback(name.removeprefix("[").removesuffix("]"))
+
+
+def _place(origin: str) -> str:
+    """Host and port of an Origin header; of what is none, nothing that a host is called."""
+    return origin.partition("://")[2] or "(none)"
 
 
 def same_key(given: str, wanted: str) -> bool:

@@ -20,14 +20,13 @@ from open_inference.grpc.service import (
 
 from mmprod.errors import EnvironmentMissing
 from mmprod.serving.deployment import VERSION
-from mmprod.serving.door import same_key
+from mmprod.serving.door import REQUEST_ID, same_key
 from mmprod.serving.messages import metadata
 from mmprod.serving.refusal import INTERNAL, Refused, bad
 from mmprod.serving.service import NAME, Ask, Service
 from mmprod.serving.tensors import BYTES, Sent, raw_bytes
 
 logger = logging.getLogger(__name__)
-REQUEST_ID = "x-request-id"
 CONTENTS = {"UINT8": "uint_contents", "INT32": "int_contents", "INT64": "int64_contents"}
 CONTENTS |= {"FP32": "fp32_contents", BYTES: "bytes_contents"}
 """Field of a tensor's typed content, by datatype."""

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from mmprod.serving.body import read_body
+from mmprod.serving.body import Bodies
 from mmprod.serving.deployment import VERSION
 from mmprod.serving.messages import infer_body, metadata, parse_infer, to_json
 from mmprod.serving.metrics import CONTENT_TYPE
@@ -68,21 +68,21 @@ class _Endpoints:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._limits = service.settings.limits
+        self._bodies = Bodies(service.settings.limits)
 
     async def infer(self, request: Request) -> Response:
         length = _json_length(request)
-        body = await read_body(request, self._limits)
-        if len(body) > LARGE:
-            asked, sent = await run_in_threadpool(parse_infer, body, length)
-        else:
-            asked, sent = parse_infer(body, length)
-        names = [output.name for output in asked.outputs]
-        model, version = request.path_params["model"], request.path_params.get("version", "")
-        if model in self._service.current.models:
-            request.state.model = model  # for the log
-        ask = Ask(model, version, sent, names, "rest")
-        reply = await unless_gone(request, self._service.infer(ask))
+        async with self._bodies.read(request) as body:
+            if len(body) > LARGE:
+                asked, sent = await run_in_threadpool(parse_infer, body, length)
+            else:
+                asked, sent = parse_infer(body, length)
+            names = [output.name for output in asked.outputs]
+            model, version = request.path_params["model"], request.path_params.get("version", "")
+            if model in self._service.current.models:
+                request.state.model = model  # for the log
+            ask = Ask(model, version, sent, names, "rest")
+            reply = await unless_gone(request, self._service.infer(ask))
         data, json_bytes = infer_body(asked, reply, request.state.id)
         if json_bytes is None:
             return Response(data, media_type="application/json")

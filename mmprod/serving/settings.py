@@ -21,6 +21,7 @@ class Limits:
     """What one request, and all of them together, may take. `_s`: seconds."""
 
     body_bytes: int = 16 * MIB
+    all_bodies_bytes: int = 256 * MIB
     header_bytes: int = 16 * 1024
     pixels: int = 4_194_304
     shortest_side: int = 8

@@ -292,6 +292,16 @@ def test_limits_of_the_body(service: Service) -> None:
     small.close()
 
 
+def test_all_bodies_together_are_bounded(service: Service) -> None:
+    small = serve(limited(all_bodies_bytes=100))
+    for _ in range(2):
+        got = infer(small, "embed", [text("text", "x" * 200)])
+        assert got.status == 503 and got.headers["retry-after"] == "1"
+        path = "/v2/models/embed/infer"
+        assert asyncio.run(ask(small, "POST", path, b"{}")).status == 400  # nothing is held
+    small.close()
+
+
 def test_a_slow_body_is_given_up() -> None:
     slow = serve(limited(receive_s=0.05))
 
@@ -336,7 +346,9 @@ def test_other_hosts_and_origins_are_kept_out(service: Service) -> None:
     assert get(service, "/v2", headers={"host": "evil.example"}).status == 403
     assert get(service, "/v2", headers={"host": "localhost:1"}).status == 200
     assert get(service, "/v2", headers={"host": "[::1]:1"}).status == 200
-    for origin in ("http://evil.example", "null", "http://127.0.0.1:9"):
+    for host in ("", "[", "evil.example:80", "127.0.0.1.evil.example", "localhost:x"):
+        assert get(service, "/v2", headers={"host": host}).status == 403
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:9", "http://[", ""):
         assert get(service, "/v2", headers={"origin": origin}).status == 403
     assert get(service, "/v2", headers={"origin": "http://127.0.0.1:8080"}).status == 200
 
