@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.parity.toy import make_toy
-from tests.serving.process import Served, serving
+from tests.serving.process import Served, serving, wait_until
 
 from .conftest import Mmprod, export_graphs, in_process_of_its_own
 from .drawn import write
@@ -117,6 +117,9 @@ def test_a_bundle_end_to_end_and_under_attack(mmprod: Mmprod, run: Path, tmp_pat
         assert len(ask(served, "edit", picture=content, prompt="blue", count=2)["pictures"]) == 2
         vector = ask(served, "embed", text="a red face")["embedding"]
         assert sum(value * value for value in vector) == pytest.approx(1, abs=1e-4)
+        wait_until(lambda: served.metric("mmprod_shadow_checks_total") >= 7, 60)
+        page = served.request("GET", "/metrics")[1].decode()
+        assert 'verdict="fail"' not in page and 'verdict="error"' not in page
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(60) == 0
         log = served.log.read_text(encoding="utf-8")
