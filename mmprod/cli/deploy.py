@@ -9,7 +9,7 @@ import typer
 
 from mmprod.cli.command import BundleArg, command, group
 from mmprod.cli.output import Output, Table, Text, shown
-from mmprod.errors import ConfigError
+from mmprod.errors import ConfigError, EnvironmentMissing, IntegrityError
 
 if TYPE_CHECKING:
     pass
@@ -136,3 +136,46 @@ def _check_kind(what: str) -> None:
         raise ConfigError(
             f"nothing is called {what!r} here", hint=f"{hint}known: {', '.join(known)}"
         )
+
+
+@command(app, "validate")
+def validate(
+    out: Output,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Written by `deploy render`.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 3 where a validator is missing.")
+    ] = False,
+) -> None:
+    """Check rendered files with the tools that know them, offline, and with rules of our own.
+
+    Exit 4 when one fails, 3 with --strict when a tool is missing.
+    """
+    from dataclasses import asdict
+
+    from mmprod.deploying.validate import validate as run
+
+    verdicts = run(folder)
+    count = {status: sum(v.status == status for v in verdicts) for status in STATUSES}
+    failed = [v for v in verdicts if v.status == "fail"]
+    missing = [v for v in verdicts if v.status == "not validated" and v.validator]
+    rows = [(v.file, v.validator or "-", v.status, v.detail) for v in verdicts]
+    said = ", ".join(f"{number} {status}" for status, number in count.items() if number)
+    out.result(
+        {"folder": folder, "counts": count, "verdicts": [asdict(v) for v in verdicts]},
+        Table("", ("file", "validator", "verdict", "why"), rows, whole=("verdict",)),
+        Text(said),
+    )
+    if failed:
+        first = failed[0]
+        raise IntegrityError(
+            f"{len(failed)} checks failed, first {first.file} ({first.validator}): {first.detail}",
+            hint="render the files again, or mend what was changed by hand",
+        )
+    if missing and strict:
+        raise EnvironmentMissing(
+            f"{missing[0].file} was not validated: {missing[0].detail}",
+            hint=f"{len(missing)} checks lack their tool; leave --strict out to go on without",
+        )
+
+
+STATUSES = ("pass", "fail", "only linted", "not validated")

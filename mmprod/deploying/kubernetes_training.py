@@ -11,7 +11,7 @@ from typing import Any
 
 from mmprod.deploying.facts import Facts
 from mmprod.deploying.files import Files
-from mmprod.deploying.labels import object_labels
+from mmprod.deploying.labels import TRAIN, object_labels
 from mmprod.deploying.options import Options
 from mmprod.deploying.pods import (
     CONTAINER_SECURITY,
@@ -25,7 +25,6 @@ from mmprod.deploying.yaml_text import to_yaml
 AGAIN = 75
 STOP = (2, 4, 7)
 PORT = 29500
-TRAIN = "train"
 NODE = "node"
 """Kubeflow's name of the container and of the job that train."""
 RESTARTS = 10
@@ -92,6 +91,7 @@ def _container(options: Options, arguments: list[str]) -> dict[str, Any]:
         "imagePullPolicy": "IfNotPresent",
         "command": ["tini", "--", "mmprod"],
         "args": arguments,
+        "workingDir": "/opt/mmprod",
         "env": [{"name": "HOME", "value": "/tmp"}],
         "ports": [{"name": "rendezvous", "containerPort": PORT, "protocol": "TCP"}],
         "resources": {"requests": resources, "limits": resources},
@@ -121,8 +121,9 @@ def _jobs(facts: Facts, options: Options, arguments: list[str]) -> dict[str, Any
             SCRATCH,
         ],
     }
-    labels = object_labels(facts, options, TRAIN) | {
-        "trainer.kubeflow.org/trainjob-ancestor-step": "trainer"
+    labels = {
+        **object_labels(facts, options, TRAIN),
+        "trainer.kubeflow.org/trainjob-ancestor-step": "trainer",
     }
     job = {
         "completionMode": "Indexed",

@@ -10,6 +10,8 @@ from mmprod.deploying.facts import Facts
 from mmprod.deploying.options import Options
 
 DOMAIN = "mmprod.dev"
+TRAIN = "train"
+"""The component that trains."""
 
 
 def image_labels(facts: Facts, title: str) -> dict[str, str]:
@@ -34,18 +36,20 @@ def selector(options: Options, component: str) -> dict[str, str]:
 
 def metadata(facts: Facts, options: Options, name: str, component: str) -> dict[str, Any]:
     """`metadata` of a Kubernetes object."""
-    return {
+    found = {
         "name": name,
         "namespace": options.namespace,
         "labels": object_labels(facts, options, component),
-        "annotations": {f"{DOMAIN}/bundle-sha256": facts.digest},
     }
+    bundle = {"annotations": {f"{DOMAIN}/bundle-sha256": facts.digest}}
+    return found if component == TRAIN else found | bundle
 
 
 def object_labels(facts: Facts, options: Options, component: str) -> dict[str, str]:
-    return {
+    """Training comes before any bundle, and its objects name none."""
+    found = {
         **selector(options, component),
         "app.kubernetes.io/version": mmprod.__version__,
         "app.kubernetes.io/part-of": "mmprod",
-        f"{DOMAIN}/bundle": facts.label,
     }
+    return found if component == TRAIN else found | {f"{DOMAIN}/bundle": facts.label}

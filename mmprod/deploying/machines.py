@@ -34,7 +34,7 @@ def render_slurm(facts: Facts, options: Options) -> Files:
     """`slurm/train.sbatch`."""
     training = options.training
     train = ["mmprod", "train", "--config", training.config, "--deepspeed", training.deepspeed]
-    train += ["--out", f"/runs/{options.name}"]
+    train += ["--out", f"runs/{options.name}"]
     values = {
         "name": options.name,
         "partition": training.partition,
@@ -44,7 +44,6 @@ def render_slurm(facts: Facts, options: Options) -> Files:
         "cpus": str(CORES),
         "hours": f"{training.hours:02d}",
         "grace": str(training.grace_s),
-        "image": options.images.train,
         "train": shlex.join(train),
     }
     return {"slurm/train.sbatch": filled("train.sbatch", values)}
@@ -57,6 +56,9 @@ def render_systemd(facts: Facts, options: Options) -> Files:
     key_file = "${CREDENTIALS_DIRECTORY}/key" if with_key else None
     command = serve_arguments(options, "/srv/mmprod/bundle", serving.bind, key_file)
     gpu = on_engines(options)
+    if gpu:
+        # No report in the bundle vouches for engines on this device: the self-test before does.
+        command.append("--serve-unproven")
     values = {
         "name": facts.name,
         "digest": facts.digest,

@@ -6,8 +6,8 @@ import re
 
 from mmprod.deploying.gpus import NONE
 from mmprod.deploying.options import BACKENDS, Images, Options
-from mmprod.deploying.rule import EVERY, SERVER, SERVING, TRITON, Asked, Found, Rule
-from mmprod.deploying.server import needed_mib
+from mmprod.deploying.rule import CONTAINERS, EVERY, SERVER, SERVING, TRITON, Asked, Found, Rule
+from mmprod.deploying.server import is_jetson, needed_mib, target_of
 
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 """A DNS label that leaves room for what is appended to it within 63 characters."""
@@ -51,6 +51,20 @@ def _failed_engine(asked: Asked) -> Found:
     if not asked.on_engines or not failed:
         return None
     return f"failed parity on a device: {', '.join(failed)}", "mmprod parity explain BUNDLE"
+
+
+def _unproven_engine(asked: Asked) -> Found:
+    """Containers hold the bundle as it is; a unit or a Jetson runs the self-test before."""
+    if not asked.on_engines or is_jetson(asked.options):
+        return None
+    engines = [e for e in asked.facts.engines if e.target == target_of(asked.options)]
+    unproven = [e.path for e in engines if e.parity not in ("pass", "fail")]
+    if not unproven:
+        return None
+    return (
+        f"no parity pass on a device, and no server takes them: {', '.join(unproven[:3])}",
+        "on such a device: mmprod parity selftest BUNDLE; then render from that bundle",
+    )
 
 
 def _unsigned(asked: Asked) -> Found:
@@ -199,6 +213,7 @@ RULES = (
     Rule("precision-on-cpu", SERVING, _on_cpu),
     Rule("no-parity-pass", SERVING, _parity),
     Rule("engine-failed-parity", SERVING, _failed_engine),
+    Rule("engine-unproven", CONTAINERS | TRITON, _unproven_engine),
     Rule("unsigned", SERVING, _unsigned),
     Rule("shadow-without-reference", SERVER, _shadow),
     Rule("batch-beyond-graph", SERVING, _batch),
@@ -206,5 +221,5 @@ RULES = (
     Rule("port-clash", SERVER, _ports),
     Rule("port-privileged", SERVER, _privileged),
     Rule("bind-without-key", frozenset({"compose", "systemd"}), _bind),
-    Rule("container-without-key", frozenset({"docker", "compose", "kubernetes"}), _pods_need_key),
+    Rule("container-without-key", CONTAINERS, _pods_need_key),
 )

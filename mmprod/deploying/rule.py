@@ -15,6 +15,7 @@ Found = tuple[str, str] | None
 TRITON = frozenset({"triton"})
 SERVER = frozenset({"docker", "compose", "kubernetes", "systemd", "monitoring"})
 """Where `mmprod serve` runs."""
+CONTAINERS = frozenset({"docker", "compose", "kubernetes"})
 SERVING = TRITON | SERVER
 TRAINING = frozenset({"kubernetes", "slurm"})
 CLUSTER = frozenset({"kubernetes"})

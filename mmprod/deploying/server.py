@@ -14,7 +14,7 @@ LIVE, READY, METRICS = "/v2/health/live", "/v2/health/ready", "/metrics"
 USER = 10001
 """Of every container: not root, and no user of a base image."""
 DRAIN_S = 30
-BASE_MIB = 192
+BASE_MIB = 256
 TIMES = 3
 """A graph in ONNX Runtime takes its weights once as the file has them and once packed for the
 processor, and its activations; `docs/deploy.md` has what was measured."""

@@ -29,7 +29,8 @@ def to_text(content: Mapping[str, Any], comments: Sequence[str] = ()) -> str:
     """
     message = model_config_pb2.ModelConfig(**content)
     head = "".join(f"# {line}\n" for line in comments)
-    return head + text_format.MessageToString(message)
+    text: str = text_format.MessageToString(message)
+    return head + text
 
 
 def parse(text: str) -> Any:

@@ -13,7 +13,7 @@ from mmprod.errors import IntegrityError
 def to_yaml(documents: Sequence[Any], comments: Sequence[str] = ()) -> str:
     """Documents in the order of their keys, without aliases; comments stand at the head."""
     head = "".join(f"# {line}\n" for line in comments)
-    return head + yaml.dump_all(
+    text: str = yaml.dump_all(
         documents,
         Dumper=_Plain,
         sort_keys=False,
@@ -21,6 +21,7 @@ def to_yaml(documents: Sequence[Any], comments: Sequence[str] = ()) -> str:
         explicit_start=len(documents) > 1,
         allow_unicode=True,
     )
+    return head + text
 
 
 def from_yaml(text: str) -> list[Any]:
@@ -31,7 +32,7 @@ def from_yaml(text: str) -> list[Any]:
         raise IntegrityError(f"not YAML: {error}", hint="render it again") from error
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(yaml.SafeDumper):  # type: ignore[misc]
     """Equal parts are written out each time: references are legal and nobody reads them."""
 
     def ignore_aliases(self, data: Any) -> bool:

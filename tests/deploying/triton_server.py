@@ -57,7 +57,7 @@ def prepare() -> Path:
 @contextlib.contextmanager
 def serving(repository: Path, log: Path) -> Iterator[Address]:
     """A server of this repository on the loopback; ended, and waited for, afterwards."""
-    ports = _free_ports(3)
+    ports = free_ports(3)
     packages = _packages(HOME / "venv")
     libraries = [packages / "nvidia_pytriton.libs", Path(sysconfig.get_config_var("LIBDIR"))]
     command = [
@@ -124,7 +124,7 @@ def _pins() -> list[str]:
     return [line for line in lines if line.partition("==")[0] in PINNED]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:

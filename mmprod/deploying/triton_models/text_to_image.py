@@ -58,7 +58,8 @@ class TritonPythonModel:
             tokens = np.repeat(encode(self._tokenizer, prompt, self._length), count, axis=0)
             pixels = self._draw(tokens, noise(seed, count, self._noise))
         except Unusable as reason:
-            error = self._triton.TritonError(str(reason))
+            wrong = self._triton.TritonError.INVALID_ARG
+            error = self._triton.TritonError(str(reason), wrong)
             return self._triton.InferenceResponse([], error=error)
         files = np.array([png(picture) for picture in pixels], dtype=np.object_)
         return self._triton.InferenceResponse([self._triton.Tensor("pictures", files)])
