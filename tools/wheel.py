@@ -1,4 +1,5 @@
-"""Check a built wheel: it holds every file of configs/, py.typed and the console script.
+"""Check a built wheel: it holds every file of configs/, the templates of deployment files, py.typed
+and the console script.
 
 python tools/wheel.py dist/mmprod-0.1.0-py3-none-any.whl
 """
@@ -22,6 +23,8 @@ def find_missing(wheel: Path) -> list[str]:
     }
     if not wanted:
         return ["mmprod/configs/: configs/ is empty in this checkout"]
+    templates = (ROOT / "mmprod" / "deploying" / "templates").iterdir()
+    wanted |= {path.relative_to(ROOT).as_posix() for path in templates}
     wanted |= {"mmprod/__init__.py", "mmprod/py.typed"}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -65,7 +65,7 @@ def unit(text: str) -> Iterator[str]:
             yield f"{key} is {found.get(key, 'not set')}, not {value or 'empty'}"
     if "MemoryMax" not in found:
         yield "no MemoryMax"
-    if "selftest" not in found.get("ExecStartPre", ""):
+    if "parity selftest" not in found.get("ExecStartPre", ""):
         yield "serves without a self-test first"
     for key, value in pairs:
         if key == "Environment" and re.match(r"\w*(KEY|TOKEN|PASSWORD)=", value):

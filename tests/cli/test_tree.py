@@ -57,7 +57,8 @@ def test_tree_has_what_the_documentation_promises() -> None:
         "parity rerun", "parity selftest", "parity accept", "parity sabotage", "bench run",
         "bench compare", "bundle inspect", "bundle verify", "bundle keygen",
         "bundle sign", "bundle sbom", "bundle pack", "bundle unpack", "parity explain",
-        "generate", "edit", "caption", "compress", "decompress",
+        "generate", "edit", "caption", "compress", "decompress", "deploy list", "deploy render",
+        "deploy validate",
     )  # fmt: skip
     assert sorted(COMMANDS) == sorted(promised)
 

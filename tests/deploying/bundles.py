@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mmprod.bundle import Bundle, create_bundle
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.data.tokenizer import train_tokenizer
+from mmprod.graphs.codec_facts import CodecFacts
 from mmprod.graphs.runner import Array
 from mmprod.graphs.spec import Dim, GraphSpec, Tensor
 
@@ -85,6 +86,8 @@ def small_bundle(root: Path) -> Bundle:
     captions = [f"a {colour} face with {hair} hair" for colour in "abc" for hair in "defg"]
     train_tokenizer(captions, DIMS.vocabulary).save(root / "tokenizer.json")
     made.add(root / "tokenizer.json", role="tokenizer")
+    (root / "codec.npz").write_bytes(CodecFacts("00" * 32, np.full(K, 1 / K)).to_bytes())
+    made.add(root / "codec.npz", role="codec")
     made.save()
     return made
 
