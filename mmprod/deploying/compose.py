@@ -10,7 +10,7 @@ from mmprod.deploying.files import Files
 from mmprod.deploying.labels import image_labels
 from mmprod.deploying.monitoring import alerts, scrape_config
 from mmprod.deploying.options import Options
-from mmprod.deploying.server import READY, USER, memory_mib, on_engines
+from mmprod.deploying.server import CORES, READY, USER, memory_mib, on_engines
 from mmprod.deploying.yaml_text import to_yaml
 
 HARDENED: dict[str, Any] = {
@@ -69,7 +69,7 @@ def render_compose(facts: Facts, options: Options) -> Files:
 
 def _resources(facts: Facts, options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "limits": {"cpus": "4", "memory": f"{memory_mib(facts, options)}M", "pids": 256}
+        "limits": {"cpus": str(CORES), "memory": f"{memory_mib(facts, options)}M", "pids": 256}
     }
     if on_engines(options):
         device = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}

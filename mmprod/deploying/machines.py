@@ -73,6 +73,5 @@ def render_systemd(facts: Facts, options: Options) -> Files:
         "selftest": SELFTEST if gpu else SELFTEST_ON_CPU,
         "memory": str(memory_mib(facts, options)),
         "devices": DEVICES if gpu else "PrivateDevices=yes\n",
-        "procsubset": "all" if gpu else "pid",
     }
     return {f"systemd/{UNIT}": filled(UNIT, values)}

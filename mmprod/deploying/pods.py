@@ -8,6 +8,7 @@ from mmprod.deploying.facts import Facts
 from mmprod.deploying.labels import metadata, object_labels
 from mmprod.deploying.options import Options
 from mmprod.deploying.server import (
+    CORES,
     DRAIN_S,
     LIVE,
     READY,
@@ -117,7 +118,7 @@ def pod_labels(facts: Facts, options: Options, component: str) -> dict[str, Any]
 def _resources(facts: Facts, options: Options) -> dict[str, Any]:
     """Memory asked for is memory allowed: a server killed in the middle helps nobody."""
     memory = f"{memory_mib(facts, options)}Mi"
-    limits = {"memory": memory, "cpu": "4"}
+    limits = {"memory": memory, "cpu": str(CORES)}
     if on_engines(options):
         limits["nvidia.com/gpu"] = "1"
     requests = {**limits, "cpu": "1"}

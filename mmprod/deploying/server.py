@@ -14,6 +14,8 @@ LIVE, READY, METRICS = "/v2/health/live", "/v2/health/ready", "/metrics"
 USER = 10001
 """Of every container: not root, and no user of a base image."""
 DRAIN_S = 30
+CORES = 4
+"""Processors that a replica may use. Every graph has its own threads, so their number is said."""
 BASE_MIB = 256
 TIMES = 3
 """A graph in ONNX Runtime takes its weights once as the file has them and once packed for the
@@ -30,7 +32,7 @@ def serve_arguments(options: Options, bundle: str, host: str, key_file: str | No
         found += ["--backend", "trt"]
     if serving.shadow:
         found += ["--shadow", f"{serving.shadow:g}"]
-    found += ["--drain-s", str(DRAIN_S)]
+    found += ["--threads", str(CORES), "--drain-s", str(DRAIN_S)]
     return found + (["--key-file", key_file] if key_file else [])
 
 
