@@ -66,7 +66,7 @@ def variants() -> dict[str, tuple[Facts, Options, tuple[str, ...]]]:
     whole = facts()
     l4 = Serving(precision="fp16", gpu="l4")
     h100 = Serving(precision="fp16", gpu="h100", backend="tensorrt")
-    orin = Serving(precision="fp16", gpu="jetson-orin", bind="0.0.0.0", demand_signature=True)
+    orin = Serving(precision="fp16", gpu="jetson-orin", bind="0.0.0.0")
     server = tuple(kind for kind in RENDERERS if kind not in ("triton", "slurm"))
     return {
         "cpu": (whole, Options(), tuple(RENDERERS)),

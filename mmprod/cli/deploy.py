@@ -41,7 +41,7 @@ def render(
     bundle: BundleArg,
     target: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="New, or rendered before.")
-    ] = Path("deploy"),
+    ] = Path("deployment"),
     name: Annotated[str, typer.Option(help="Of the service and its objects.")] = "mmprod",
     namespace: Annotated[str, typer.Option(help="Of Kubernetes.")] = "mmprod",
     precision: Annotated[str, _option(SERVING, "fp32, fp16 ...")] = "fp32",

@@ -10,13 +10,17 @@ from string import Template
 import mmprod
 from mmprod.deploying.facts import Facts
 from mmprod.deploying.files import Files
-from mmprod.deploying.gpus import folded
 from mmprod.deploying.labels import image_labels, in_dockerfile
 from mmprod.deploying.options import Options
 from mmprod.deploying.server import is_jetson, on_engines, serve_arguments, target_of
 
 TEMPLATES = resources.files("mmprod.deploying") / "templates"
 BUNDLE = "/bundle"
+TRUST = """\
+# Every command opens a bundle only if one of these keys signed it.
+COPY trusted/ /etc/mmprod/trusted/
+ENV MMPROD_TRUSTED_KEYS=/etc/mmprod/trusted
+"""
 KEY_FILE = "/run/secrets/mmprod-key"
 
 
@@ -29,7 +33,7 @@ def render_docker(facts: Facts, options: Options) -> Files:
     """All of `docker/`. The Jetson's belong to a Jetson and are written where one is named."""
     kinds = ["train", "export", "serve"]
     files: Files = {
-        "docker/.dockerignore": "*\n!dist/*.whl\n!constraints.txt\n!bundle\n!device.sh\n"
+        "docker/.dockerignore": "*\n!dist/*.whl\n!constraints.txt\n!bundle\n!device.sh\n!trusted\n"
     }
     if is_jetson(options):
         kinds.append("jetson")
@@ -59,13 +63,15 @@ def _values(facts: Facts, options: Options, kind: str) -> dict[str, str]:
         "ports": f"{serving.port} {serving.grpc_port}",
         "entrypoint": json.dumps(container_command(options)),
         "jetpack": str(options.jetpack),
+        "trust": TRUST if serving.demand_signature else "",
     }
 
 
 def _device(options: Options) -> dict[str, str]:
     return {
         "target": target_of(options),
-        "gpu": folded(options.serving.gpu),
+        # A signed bundle must stay as it is.
+        "report": " --output /tmp/selftest.json" if options.serving.demand_signature else "",
         "precision": options.serving.precision,
         "serve": shlex.join(container_command(options)),
     }

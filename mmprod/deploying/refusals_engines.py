@@ -129,6 +129,18 @@ def _jetson_rtx(asked: Asked) -> Found:
     )
 
 
+def _jetson_signature(asked: Asked) -> Found:
+    target = target_of(asked.options)
+    built = [e for e in asked.facts.engines if (e.flavour, e.target) == ("tensorrt", target)]
+    if not is_jetson(asked.options) or not asked.serving.demand_signature or built:
+        return None
+    return (
+        "a Jetson writes the engines that it builds into its bundle, and a changed bundle has no "
+        "signature any more",
+        "build and self-test on one Jetson, sign that bundle, and render from it",
+    )
+
+
 def _jetpack(asked: Asked) -> Found:
     if not is_jetson(asked.options):
         return None
@@ -190,6 +202,7 @@ RULES = (
     Rule("python-backend-on-gpu", TRITON, _python_on_gpu),
     Rule("jetson-in-cluster", frozenset({"kubernetes", "triton"}), _jetson_elsewhere),
     Rule("jetson-with-rtx-engines", SERVER, _jetson_rtx),
+    Rule("jetson-drops-signature", SERVER, _jetson_signature),
     Rule("jetpack-too-old", SERVER, _jetpack),
     Rule("jetson-image", EVERY, _jetson_image),
     Rule("no-engines", SERVING, _any),

@@ -12,7 +12,7 @@ from mmprod.deploying.facts import Facts
 from mmprod.deploying.gpus import GPUS
 from mmprod.deploying.options import Images, Options, Serving, Training
 from mmprod.deploying.refusals import RULES, check
-from mmprod.deploying.render import RENDERERS
+from mmprod.deploying.render import RENDERERS, render
 from mmprod.engines.targets import TARGETS
 from mmprod.errors import ConfigError
 from tools.deploy_golden import facts
@@ -121,6 +121,12 @@ WRONG = (
         kinds=("kubernetes",),
     ),
     Wrong("jetson-with-rtx-engines", serving=ORIN, bundle=only("rtx"), kinds=EDGE),
+    Wrong(
+        "jetson-drops-signature",
+        {**ORIN, "demand_signature": True},
+        bundle=lambda f: replace(f, engines=()),
+        kinds=EDGE,
+    ),
     Wrong("jetpack-too-old", ORIN, bundle=only("none"), other={"jetpack": 6}, kinds=EDGE),
     Wrong(
         "jetpack-too-old",
@@ -177,6 +183,16 @@ def test_what_works_is_not_refused() -> None:
         Options(serving=replace(Serving(), **H100), images=replace(Images(), **IMAGE)),
         TRITON,
     )
+
+
+def test_a_jetson_with_signed_engines_leaves_its_bundle_alone() -> None:
+    whole = facts()
+    own = tuple(replace(e, flavour="tensorrt", target="sm87") for e in whole.engines[:10])
+    options = Options(serving=replace(Serving(), **ORIN, demand_signature=True))
+    files = render(replace(whole, engines=own), options, EDGE)
+    assert 'selftest "$bundle" --output /tmp/selftest.json' in str(files["docker/device.sh"])
+    assert "MMPROD_TRUSTED_KEYS" in str(files["docker/Dockerfile.jetson"])
+    assert "MMPROD_TRUSTED_KEYS" in str(files["systemd/mmprod-serve.service"])
 
 
 def test_a_unit_may_serve_engines_that_its_self_test_proves() -> None:

@@ -5,5 +5,5 @@ bundle=/bundle
 if [ ! -d "$$bundle/engines/tensorrt-${target}" ]; then
   mmprod build "$$bundle" --trt --flavour tensorrt --target ${target} --precision ${precision}
 fi
-mmprod parity selftest "$$bundle"
+mmprod parity selftest "$$bundle"${report}
 exec ${serve} "$$@"
