@@ -16,6 +16,8 @@ from mmprod.deploying.server import is_jetson, on_engines, serve_arguments, targ
 
 TEMPLATES = resources.files("mmprod.deploying") / "templates"
 BUNDLE = "/bundle"
+CONTEXT = "*\n!dist/*.whl\n!constraints.txt\n!bundle\n!device.sh\n!trusted\n"
+"""All that an image may take along; Docker reads the file beside each Dockerfile."""
 TRUST = """\
 # Every command opens a bundle only if one of these keys signed it.
 COPY trusted/ /etc/mmprod/trusted/
@@ -32,15 +34,14 @@ def filled(name: str, values: dict[str, str]) -> str:
 def render_docker(facts: Facts, options: Options) -> Files:
     """All of `docker/`. The Jetson's belong to a Jetson and are written where one is named."""
     kinds = ["train", "export", "serve"]
-    files: Files = {
-        "docker/.dockerignore": "*\n!dist/*.whl\n!constraints.txt\n!bundle\n!device.sh\n!trusted\n"
-    }
+    files: Files = {}
     if is_jetson(options):
         kinds.append("jetson")
         files["docker/device.sh"] = filled("device.sh", _device(options))
     for kind in kinds:
         values = _values(facts, options, kind)
         files[f"docker/Dockerfile.{kind}"] = filled(f"Dockerfile.{kind}", values)
+        files[f"docker/Dockerfile.{kind}.dockerignore"] = CONTEXT
     return files
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmprod.deploying.verdicts import Missing
 from mmprod.deploying.yaml_text import to_yaml
@@ -102,9 +103,11 @@ def _complaints(program: str, arguments: Sequence[str], *, quiet: bool = False) 
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=_environment()
-    )
+    options: dict[str, Any] = {"capture_output": True, "text": True, "env": _environment()}
+    try:
+        return subprocess.run(command, timeout=TIMEOUT_S, check=False, **options)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"no answer within {TIMEOUT_S} s")
 
 
 def _environment() -> dict[str, str]:

@@ -185,7 +185,7 @@ def _moving(asked: Asked) -> Found:
             continue
         return (
             f"{image}: {'the tag moves' if tag else 'no tag'}, so nobody knows what will run",
-            f"give a version or a digest: --{name}-image {image.partition(':')[0]}:1.2.3",
+            f"give a version or a digest: --{name}-image {image.removesuffix(f':{tag}')}:1.2.3",
         )
     return None
 

@@ -12,11 +12,13 @@ from typing import Any
 
 from mmprod.deploying import cluster_schemas, own_containers, own_machines, programs
 from mmprod.deploying.files import MARK
-from mmprod.deploying.verdicts import Missing, Status, Verdict
+from mmprod.deploying.verdicts import Missing, Verdict
 from mmprod.deploying.yaml_text import from_yaml
 from mmprod.errors import ConfigError, IntegrityError
 
 OWN = "own rules"
+MALFORMED = (SyntaxError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a file of another form than ours raises: then the file is wrong, not we."""
 Check = Callable[[Path], str]
 """Complaints about a file, "" for none. Raises Missing, IntegrityError."""
 
@@ -47,12 +49,12 @@ def _verdicts(folder: Path, name: str) -> Iterator[Verdict]:
     if not checks:
         yield Verdict(name, "", "not validated", "nothing checks files of this kind")
     for validator, check in checks:
-        yield _asked(name, validator, lambda check=check: check(path))  # type: ignore[misc]
+        yield _asked(path, name, validator, check)
 
 
 def _checks(path: Path) -> Sequence[tuple[str, Check]]:
     """The validators of a file, by its name."""
-    if path.name.startswith("Dockerfile."):
+    if path.name.startswith("Dockerfile.") and path.suffix != ".dockerignore":
         return (("hadolint", programs.hadolint), (OWN, _text(own_containers.dockerfile)))
     if path.suffix == ".sbatch":
         return (("shellcheck", programs.shellcheck), (OWN, _text(own_machines.batch_script)))
@@ -132,14 +134,23 @@ def _objects(path: Path, name: str) -> Iterator[Verdict]:
         yield Verdict(name, "YAML", "fail", error.message)
         return
     for document in documents:
+        yield _object(name, document)
+
+    def complaints(path: Path) -> str:
+        return "; ".join(text for document in documents for text in _own_of_object(document))
+
+    yield _asked(path, name, OWN, complaints)
+
+
+def _object(name: str, document: Any) -> Verdict:
+    """By the schema of its kind."""
+    try:
         part = f"{name} ({document.get('kind', '?')})"
-        try:
-            yield Verdict(part, *cluster_schemas.check(document))
-        except Missing as missing:
-            yield Verdict(part, missing.tool, "not validated", missing.detail)
-    complaints = [text for document in documents for text in _own_of_object(document)]
-    status: Status = "fail" if complaints else "pass"
-    yield Verdict(name, OWN, status, "; ".join(complaints))
+        return Verdict(part, *cluster_schemas.check(document))
+    except Missing as missing:
+        return Verdict(part, missing.tool, "not validated", missing.detail)
+    except MALFORMED as error:
+        return Verdict(name, "Kubernetes", "fail", f"no object of Kubernetes: {error!r}")
 
 
 def _own_of_object(document: dict[str, object]) -> Iterator[str]:
@@ -151,14 +162,14 @@ def _own_of_object(document: dict[str, object]) -> Iterator[str]:
         yield f"{kind}: {complaint}"
 
 
-def _asked(name: str, validator: str, check: Callable[[], str]) -> Verdict:
+def _asked(path: Path, name: str, validator: str, check: Check) -> Verdict:
     try:
-        detail = check()
+        detail = check(path)
     except Missing as missing:
         return Verdict(name, validator, "not validated", missing.detail)
     except IntegrityError as error:
         return Verdict(name, validator, "fail", error.message)
-    except (SyntaxError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    except MALFORMED as error:
         return Verdict(name, validator, "fail", f"{type(error).__name__}: {error}")
     return Verdict(name, validator, "fail" if detail else "pass", detail)
 

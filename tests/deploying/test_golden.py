@@ -52,4 +52,4 @@ def test_every_file_passes_its_validator(variant: str, tmp_path: Path) -> None:
     if missing:
         pytest.skip("; ".join(missing))
     unchecked = {Path(v.file).name for v in verdicts if v.status == "not validated"}
-    assert unchecked <= {".dockerignore"}
+    assert {Path(name).suffix for name in unchecked} <= {".dockerignore"}

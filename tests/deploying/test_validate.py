@@ -150,6 +150,25 @@ def test_nothing_to_validate_is_an_error(make: Callable[[Path], object], tmp_pat
         validate(tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("kubernetes/a.yaml", "- 1\n- 2\n"),
+        ("kubernetes/a.yaml", "kind: JobSet\n"),
+        ("kubernetes/a.yaml", "kind: Deployment\napiVersion: 3\n"),
+        ("compose.yaml", "- 1\n"),
+        ("alerts.yml", "groups: 3\n"),
+        ("dashboard.json", "[]"),
+        ("config.pbtxt", "\x00"),
+        ("model.py", "\x00"),
+    ],
+)
+def test_files_of_another_form_are_verdicts(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert "fail" in {verdict.status for verdict in validate(tmp_path)}
+
+
 def test_broken_yaml_is_a_verdict(tmp_path: Path) -> None:
     (tmp_path / "kubernetes").mkdir()
     (tmp_path / "kubernetes" / "a.yaml").write_text("a: [", encoding="utf-8")
