@@ -19,10 +19,12 @@ L4 = Options(serving=Serving(precision="fp16", gpu="l4"))
 def test_every_argument_is_one_that_serve_takes() -> None:
     command: Any = pytest.importorskip("mmprod.cli.serve", reason="no mmprod serve in this version")
     known = set()
-    for name, parameter in inspect.signature(command.serve, eval_str=True).parameters.items():
+    for argument, parameter in inspect.signature(command.serve, eval_str=True).parameters.items():
         for option in getattr(parameter.annotation, "__metadata__", ()):
-            declared = [text for text in option.param_decls or () if text.startswith("--")]
-            known |= set(declared) or {f"--{name.replace('_', '-')}"}
+            # Inside Annotated, Typer keeps the first name where a default would be.
+            names = [str(option.default), *(option.param_decls or ())]
+            declared = [name for name in names if name.startswith("--")]
+            known |= set(declared) or {f"--{argument.replace('_', '-')}"}
     for options in (Options(), L4):
         given = serve_arguments(options, "/bundle", "0.0.0.0", "/key")
         assert {word for word in given if word.startswith("--")} <= known
