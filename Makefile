@@ -55,6 +55,7 @@ bench: $(STAMP)  ## time and memory beside other libraries (extra `bench`)
 
 golden: $(STAMP)  ## regenerate golden files; say why in the commit
 	$(BIN)/python tools/golden.py
+	$(BIN)/python tools/deploy_golden.py
 
 check: lint type test  ## everything a commit must pass
 

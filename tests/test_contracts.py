@@ -21,11 +21,13 @@ TOP_LEVEL = frozenset(
 )
 EXTRAS = frozenset(
     {"train", "export", "trt", "serve", "data", "dev", "bench", "all", "sign", "wandb", "mlflow"}
+    | {"deploy", "runtime"}
 )
 # Modules that must import, by themselves and through others, without torch.
 TORCH_FREE = (
     *("errors", "log", "manifest", "config", "bitstream", "bundle", "engines", "parity", "report"),
     *("graphs.spec", "graphs.catalog", "graphs.runner", "runners.ort", "cli.main", "serving"),
+    "deploying",
 )
 
 

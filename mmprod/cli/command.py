@@ -51,6 +51,8 @@ EXTRAS = {
     "onnxscript": "export", "tensorrt_rtx": "trt", "grpc": "serve", "open_inference": "serve",
     "orjson": "serve", "prometheus_client": "serve", "starlette": "serve", "uvicorn": "serve",
     "uvloop": "serve", "httptools": "serve",
+    "onnxscript": "export", "tensorrt_rtx": "trt", "tritonclient": "deploy", "yaml": "deploy",
+    "google": "deploy",
 }  # fmt: skip
 """Which extra brings a module; a core installation has none of them."""
 

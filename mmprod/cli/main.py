@@ -17,6 +17,7 @@ from mmprod.cli import (
     config,
     data,
     demo,
+    deploy,
     doctor,
     edit,
     evaluate,
@@ -46,6 +47,7 @@ command(app, "build", panel=SHIP)(ship.build_command)
 app.add_typer(parity.app, name="parity", rich_help_panel=SHIP)
 app.add_typer(bench.app, name="bench", rich_help_panel=SHIP)
 app.add_typer(bundle.app, name="bundle", rich_help_panel=SHIP)
+app.add_typer(deploy.app, name="deploy", rich_help_panel=SHIP)
 command(app, "generate", panel=USE)(use.generate)
 command(app, "caption", panel=USE)(use.caption)
 command(app, "edit", panel=USE)(edit.edit)
