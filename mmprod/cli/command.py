@@ -46,8 +46,8 @@ INTERRUPTED = 130
 EXTRAS = {
     "torch": "train", "deepspeed": "train", "safetensors": "train", "tensorboard": "train",
     "einops": "train", "datasets": "data", "pyarrow": "data", "python_avatars": "data",
-    "resvg_py": "data", "tokenizers": "serve", "onnxruntime": "serve", "constriction": "serve",
-    "google_crc32c": "serve", "cryptography": "sign", "onnx": "export",
+    "resvg_py": "data", "sacrebleu": "data", "tokenizers": "serve", "onnxruntime": "serve",
+    "constriction": "serve", "google_crc32c": "serve", "cryptography": "sign", "onnx": "export",
     "onnxscript": "export", "tensorrt_rtx": "trt",
 }  # fmt: skip
 """Which extra brings a module; a core installation has none of them."""
