@@ -69,14 +69,9 @@ def sample(split: Split, count: int, languages: Sequence[str]) -> Sample:
 
 def reconstruct(source: Source, pictures: Pixels) -> Pixels:
     """pictures -> codes -> pictures, by the graphs codec_encode and codec_decode."""
-    values: npt.NDArray[np.generic] = pictures
-    for graph, name, output in (
-        ("codec_encode", "pixels", "codes"),
-        ("codec_decode", "codes", "pixels"),
-    ):
-        with closing(source.runner(graph)) as runner:
-            values = run_batched(runner, name, values)[output]
-    return values.astype(np.uint8, copy=False)
+    codes = codes_of(source, pictures)
+    with closing(source.runner("codec_decode")) as runner:
+        return run_batched(runner, "codes", codes)["pixels"].astype(np.uint8, copy=False)
 
 
 def draw(source: Source, captions: Sequence[str], seed: int) -> Pixels:
@@ -133,11 +128,17 @@ def _holes(side: int) -> list[npt.NDArray[np.bool_]]:
     return [column < half, row >= half, column >= half, row < half, middle]
 
 
+def codes_of(source: Source, pictures: Pixels) -> Ids:
+    """pictures -> codes (B, N)."""
+    with closing(source.runner("codec_encode")) as runner:
+        codes: Ids = run_batched(runner, "pixels", pictures)["codes"]
+    return codes
+
+
 def encode(source: Source, held_out: Sample) -> tuple[Ids, Ids]:
     """Codes (B, N) of the pictures and tokens (B, L) of the captions."""
-    with closing(source.runner("codec_encode")) as runner:
-        codes = run_batched(runner, "pixels", held_out.pictures)["codes"]
-    return codes, source.tokenizer.encode(held_out.captions, source.dims.text_length)
+    tokens = source.tokenizer.encode(held_out.captions, source.dims.text_length)
+    return codes_of(source, held_out.pictures), tokens
 
 
 def likelihood(
