@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 from mmprod.cli import scores
 from mmprod.cli.output import Output
 from mmprod.cli.source import Source
-from mmprod.data.attributes import ATTRIBUTES
+from mmprod.data.attributes import ATTRIBUTES, parse_caption
 from mmprod.evaluation.agreement import (
     attribute_agreement,
     chance,
     exact_agreement,
     pair_agreement,
 )
+from mmprod.evaluation.words import word_figures
 
 if TYPE_CHECKING:
     from mmprod.cli.scores import Inpainted, Pixels, Sample, Vectors
@@ -93,7 +94,7 @@ def find(out: Output, source: Source, asked: Request) -> Findings:
     if held_out.scorable:
         figures["chance"] = chance(held_out.attributes)["overall"]
     figures["captions"] = _captions(held_out, found.written)
-    figures["words"] = _words(held_out, found.written)
+    figures["words"] = word_figures(found.written, held_out.references)
     figures["inpainting"] = {
         "kept": found.inpainted.kept,
         "redrawn": found.inpainted.redrawn,
@@ -115,17 +116,9 @@ def _likeness(pictures: Pixels, restored: Pixels) -> dict[str, float]:
 
 
 def _captions(held_out: Sample, written: Sequence[str]) -> dict[str, float] | str:
-    from mmprod.data.attributes import parse_caption
-
     if not held_out.scorable:
         return NO_ATTRIBUTES
     return _agreement(held_out.attributes, [parse_caption(text) for text in written])
-
-
-def _words(held_out: Sample, written: Sequence[str]) -> dict[str, dict[str, Any]]:
-    from mmprod.evaluation.words import word_figures
-
-    return word_figures(written, held_out.references)
 
 
 def _pictures(out: Output, source: Source, asked: Request, found: Findings) -> dict[str, Any]:
@@ -152,8 +145,6 @@ def _pictures(out: Output, source: Source, asked: Request, found: Findings) -> d
 
 def _joint(judge: Judge, pictures: Pixels, captions: Sequence[str]) -> dict[str, float]:
     """Of what the captions state, what shows; and how many of them state every attribute."""
-    from mmprod.data.attributes import parse_caption
-
     told = [parse_caption(text) for text in captions]
     whole = sum(set(found) == set(EVERY) for found in told) / len(told)
     return _agreement(told, judge.predict(pictures)) | {"complete": whole}
@@ -161,8 +152,6 @@ def _joint(judge: Judge, pictures: Pixels, captions: Sequence[str]) -> dict[str,
 
 def _unseen(out: Output, source: Source, asked: Request, judge: Judge) -> dict[str, Any] | str:
     """Faces whose attributes were never seen together, in both directions."""
-    from mmprod.data.attributes import parse_caption
-
     if asked.unseen is None:
         return f"not run: no split {UNSEEN} beside this one"
     out.note(f"{len(asked.unseen.pictures)} samples of {UNSEEN}")

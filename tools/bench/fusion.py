@@ -63,8 +63,20 @@ class PlainStream(nn.Module):
 
     def decode(self, x: Tensor) -> Tensor:
         """fused features (B, R+S, D) -> logits (B, S, vocabulary)."""
-        x = self.head_norm(self.decoder(x)[:, self.count :])
-        return F.linear(x, self.embed.weight[: self.vocabulary]).float() + self.head_bias
+        return self.predict(self.decode_features(x), self.table())
+
+    def decode_features(self, x: Tensor) -> Tensor:
+        """fused features (B, R+S, D) -> what the head reads (B, S, D)."""
+        features: Tensor = self.head_norm(self.decoder(x)[:, self.count :])
+        return features
+
+    def predict(self, x: Tensor, table: Tensor) -> Tensor:
+        """what the head reads (..., D), `table()` -> logits (..., vocabulary)."""
+        return F.linear(x, table[: self.vocabulary]).float() + self.head_bias
+
+    def table(self) -> Tensor:
+        """The embedding of every id."""
+        return self.embed.weight
 
     def embedding(self, features: Tensor) -> Tensor:
         """features (B, R+S, D) -> unit vectors (B, E)."""
