@@ -29,7 +29,7 @@ def evaluate(
     count: Annotated[int, typer.Option(min=1, help="Held-out samples.")] = 200,
     language: Annotated[
         Literal["en", "zh"] | None,
-        typer.Option(help="Of the captions asked with [default: en, if any]", show_default=False),
+        typer.Option(help="Of the captions asked with; en where there is any.", show_default=False),
     ] = None,
     seed: Seed = 0,
     backend: BackendOption = None,
