@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mmprod.checkpoint.run import open_run
-from mmprod.cli.scores import Sample, sample, train_judge
+from mmprod.cli.scores import Sample, draw_both, sample, train_judge
 from mmprod.cli.source import Source, open_source
 from mmprod.data.attributes import ATTRIBUTES, HIDDEN, caption, is_held_out, parse_caption
 from mmprod.data.store import open_split
@@ -28,7 +28,6 @@ from mmprod.sampling import (
     Ids,
     best_of,
     draw_images,
-    draw_joint,
     edit_images,
     likelihood,
     places_that_agree,
@@ -113,11 +112,10 @@ def shuffled(keep: Ids, rng: np.random.Generator) -> Ids:
 
 def show_joint(source: Source, judge: Judge, count: int, seed: int) -> None:
     """Pictures drawn with their captions: does the picture show what the caption says?"""
-    with closing(source.runner("joint")) as runner:
-        drawn = draw_joint(runner, count, seed)
-    told = [parse_caption(text) for text in source.tokenizer.decode(drawn.tokens)]
+    pictures, captions = draw_both(source, count, seed)
+    told = [parse_caption(text) for text in captions]
     whole = [set(found) == set(ATTRIBUTES) for found in told]
-    agreement = attribute_agreement(told, judge.predict(drawn.pixels), tuple(ATTRIBUTES))
+    agreement = attribute_agreement(told, judge.predict(pictures), tuple(ATTRIBUTES))
     kinds = len({tuple(sorted(found.items())) for found in told})
     print(f"\njoint: {agreement['overall']:.1%} of what {count} captions say shows")
     print(f"       {np.mean(whole):.1%} name every attribute; {kinds} different faces")

@@ -46,11 +46,10 @@ INTERRUPTED = 130
 EXTRAS = {
     "torch": "train", "deepspeed": "train", "safetensors": "train", "tensorboard": "train",
     "einops": "train", "datasets": "data", "pyarrow": "data", "python_avatars": "data",
-    "resvg_py": "data", "tokenizers": "serve", "onnxruntime": "serve", "constriction": "serve",
-    "google_crc32c": "serve", "cryptography": "sign", "onnx": "export",
-    "onnxscript": "export", "tensorrt_rtx": "trt", "grpc": "serve", "open_inference": "serve",
+    "resvg_py": "data", "sacrebleu": "data", "tokenizers": "serve", "onnxruntime": "serve",
+    "constriction": "serve", "google_crc32c": "serve", "grpc": "serve", "open_inference": "serve",
     "orjson": "serve", "prometheus_client": "serve", "starlette": "serve", "uvicorn": "serve",
-    "uvloop": "serve", "httptools": "serve",
+    "uvloop": "serve", "httptools": "serve", "cryptography": "sign", "onnx": "export",
     "onnxscript": "export", "tensorrt_rtx": "trt", "tritonclient": "deploy", "yaml": "deploy",
     "google": "deploy",
 }  # fmt: skip

@@ -1,22 +1,30 @@
 """What a model makes of held-out samples, through its runners: the same for PyTorch and a bundle.
 
-`evaluation` turns it into figures: reconstructions are compared pixel by pixel, captions are read
-back into attributes, and generated faces are read by a judge, a classifier that was trained on real
-pictures and has never seen a generated one.
+`evaluation` turns it into figures: reconstructions are compared pixel by pixel, captions with
+references and, read back, with attributes, and generated faces are read by a judge, a classifier
+that was trained on real pictures and has never seen a generated one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmprod.cli.source import Source
-from mmprod.data.attributes import SCORED
+from mmprod.data.attributes import LANGUAGES, SCORED
 from mmprod.evaluation.agreement import Attributes
-from mmprod.sampling import caption_images, generate_images, run_batched
+from mmprod.sampling import (
+    caption_images,
+    draw_joint,
+    edit_images,
+    generate_images,
+    places_outside,
+    run_batched,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,7 +34,9 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
     Ids = npt.NDArray[np.int32]
+    Vectors = npt.NDArray[np.float32]
 
+GREY = 128
 JUDGE_STEPS = 300
 JUDGE_PICTURES = 4000
 """Real pictures that the judge learns from, at most."""
@@ -34,11 +44,14 @@ JUDGE_PICTURES = 4000
 
 @dataclass(frozen=True)
 class Sample:
-    """Held-out pictures (B, H, W, 3) uint8, a caption of each, and their attributes ({}: none)."""
+    """Held-out pictures (B, H, W, 3) uint8, a caption of each, their attributes ({}: none), and
+    all captions of each in any language.
+    """
 
     pictures: Pixels
     captions: list[str]
     attributes: Attributes
+    references: list[list[str]]
 
     @property
     def scorable(self) -> bool:
@@ -50,50 +63,82 @@ def sample(split: Split, count: int, languages: Sequence[str]) -> Sample:
     """The first `count` samples of a split, or all there are."""
     indices = np.arange(min(count, len(split)))
     captions = split.captions(indices, languages, 0)
-    return Sample(split.images(indices), captions, split.attributes(indices))
+    references = split.references(indices, LANGUAGES)
+    return Sample(split.images(indices), captions, split.attributes(indices), references)
 
 
 def reconstruct(source: Source, pictures: Pixels) -> Pixels:
     """pictures -> codes -> pictures, by the graphs codec_encode and codec_decode."""
-    values: npt.NDArray[np.generic] = pictures
-    for graph, name, output in (
-        ("codec_encode", "pixels", "codes"),
-        ("codec_decode", "codes", "pixels"),
-    ):
-        runner = source.runner(graph)
-        try:
-            values = run_batched(runner, name, values)[output]
-        finally:
-            runner.close()
-    return values.astype(np.uint8, copy=False)
+    codes = codes_of(source, pictures)
+    with closing(source.runner("codec_decode")) as runner:
+        return run_batched(runner, "codes", codes)["pixels"].astype(np.uint8, copy=False)
 
 
 def draw(source: Source, captions: Sequence[str], seed: int) -> Pixels:
     """A picture for each caption."""
-    runner = source.runner("text_to_image")
-    try:
+    with closing(source.runner("text_to_image")) as runner:
         return generate_images(runner, source.tokenizer, captions, seed)
-    finally:
-        runner.close()
 
 
 def describe(source: Source, pictures: Pixels, seed: int) -> list[str]:
     """A caption for each picture."""
-    runner = source.runner("image_to_text")
-    try:
+    with closing(source.runner("image_to_text")) as runner:
         return caption_images(runner, source.tokenizer, pictures, seed)
-    finally:
-        runner.close()
+
+
+def draw_both(source: Source, count: int, seed: int) -> tuple[Pixels, list[str]]:
+    """Pictures and their captions, drawn together out of nothing."""
+    with closing(source.runner("joint")) as runner:
+        drawn = draw_joint(runner, count, seed)
+    return drawn.pixels, source.tokenizer.decode(drawn.tokens)
+
+
+@dataclass(frozen=True)
+class Inpainted:
+    """Pictures (B, H, W, 3) uint8 with a hole in grey, and as they were filled; the share of codes
+    outside the holes that stayed as they were, and the share of codes that lie in holes.
+    """
+
+    holes: Pixels
+    filled: Pixels
+    kept: float
+    redrawn: float
+
+
+def inpaint(source: Source, held_out: Sample, codes: Ids, tokens: Ids, seed: int) -> Inpainted:
+    """Every picture with a part drawn anew for its caption: in turn a half of it, and its middle.
+
+    codes (B, N) are those of the pictures, tokens (B, L) those of the captions.
+    """
+    shapes = _holes(source.dims.image_size)
+    redraw = np.stack([shapes[i % len(shapes)] for i in range(len(codes))])
+    keep = np.stack([places_outside(hole, source.dims) for hole in redraw])
+    with closing(source.runner("edit")) as runner:
+        drawn = edit_images(runner, held_out.pictures, keep, tokens, seed)
+    same = (drawn.codes == codes)[keep > 0]
+    holes = np.where(redraw[..., None], np.uint8(GREY), held_out.pictures)
+    return Inpainted(holes, drawn.pixels, float(same.mean()), float(1 - keep.mean()))
+
+
+def _holes(side: int) -> list[npt.NDArray[np.bool_]]:
+    """Masks of pixels (H, W): left, lower, right, upper half, and the middle quarter."""
+    row, column = np.mgrid[:side, :side]
+    half = side // 2
+    middle = (abs(row - half) < side // 4) & (abs(column - half) < side // 4)
+    return [column < half, row >= half, column >= half, row < half, middle]
+
+
+def codes_of(source: Source, pictures: Pixels) -> Ids:
+    """pictures -> codes (B, N)."""
+    with closing(source.runner("codec_encode")) as runner:
+        codes: Ids = run_batched(runner, "pixels", pictures)["codes"]
+    return codes
 
 
 def encode(source: Source, held_out: Sample) -> tuple[Ids, Ids]:
     """Codes (B, N) of the pictures and tokens (B, L) of the captions."""
-    runner = source.runner("codec_encode")
-    try:
-        codes = run_batched(runner, "pixels", held_out.pictures)["codes"]
-    finally:
-        runner.close()
-    return codes, source.tokenizer.encode(held_out.captions, source.dims.text_length)
+    tokens = source.tokenizer.encode(held_out.captions, source.dims.text_length)
+    return codes_of(source, held_out.pictures), tokens
 
 
 def likelihood(
@@ -102,32 +147,27 @@ def likelihood(
     """Figures of `evaluation.likelihood.Bounds`, of pictures and captions that belong together."""
     from mmprod.evaluation.likelihood import GRAPH, likelihood_bounds
 
-    runner = source.runner(GRAPH)
-    try:
-        return likelihood_bounds(
-            runner, source.dims, codes, tokens, draws=draws, seed=seed
-        ).figures()
-    finally:
-        runner.close()
+    with closing(source.runner(GRAPH)) as runner:
+        found = likelihood_bounds(runner, source.dims, codes, tokens, draws=draws, seed=seed)
+    return found.figures()
 
 
-def search(
-    source: Source, codes: Ids, tokens: Ids, captions: Sequence[str]
-) -> dict[str, dict[str, float]]:
+def embed(source: Source, codes: Ids, tokens: Ids) -> tuple[Vectors, Vectors]:
+    """Search embeddings (B, E) of pictures and of texts, by the towers alone."""
+    with closing(source.runner("embed_image")) as runner:
+        images = run_batched(runner, "codes", codes)["embedding"]
+    with closing(source.runner("embed_text")) as runner:
+        texts = run_batched(runner, "tokens", tokens)["embedding"]
+    return images.astype(np.float32, copy=False), texts.astype(np.float32, copy=False)
+
+
+def search(images: Vectors, texts: Vectors, captions: Sequence[str]) -> dict[str, dict[str, float]]:
     """Recall of the search among these samples, both ways; items of the same caption are one."""
     from mmprod.evaluation.retrieval import chance_recall, recalls
 
-    found = {}
-    for graph, name, ids in (("embed_image", "codes", codes), ("embed_text", "tokens", tokens)):
-        runner = source.runner(graph)
-        try:
-            found[graph] = run_batched(runner, name, ids)["embedding"]
-        finally:
-            runner.close()
     words = np.array(captions)
     right = words[:, None] == words[None, :]
-    images, texts = found["embed_image"], found["embed_text"]
-    guess = {"chance": chance_recall(right)}
+    guess = {"items": len(words), "chance": chance_recall(right)}
     return {
         "text_to_image": recalls(texts, images, right) | guess,
         "image_to_text": recalls(images, texts, right) | guess,

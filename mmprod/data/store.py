@@ -71,8 +71,7 @@ class Split:
         Captions of unknown language ("") always count. Raises ConfigError when a sample has none.
         """
         chosen = []
-        for index, row in zip(indices, self._rows("captions", indices), strict=True):
-            texts = [c["text"] for c in json.loads(row) if c["language"] in ("", *languages)]
+        for index, texts in zip(indices, self.references(indices, languages), strict=True):
             if not texts:
                 raise ConfigError(
                     f"sample {index} has no caption in {', '.join(languages) or 'no language'}",
@@ -80,6 +79,11 @@ class Split:
                 )
             chosen.append(texts[_mix(seed, int(index)) % len(texts)])
         return chosen
+
+    def references(self, indices: NDArray[np.integer], languages: Sequence[str]) -> list[list[str]]:
+        """indices (B) -> every caption of each in `languages` or of unknown language, in order."""
+        rows = map(json.loads, self._rows("captions", indices))
+        return [[c["text"] for c in row if c["language"] in ("", *languages)] for row in rows]
 
     def all_captions(self, languages: Sequence[str]) -> Iterator[str]:
         """Every caption of the split in `languages` (or of unknown language), in order:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from mmprod.data.attributes import HIDDEN, SCORED, parse_caption
+from mmprod.data.attributes import HELD_OUT_PAIRS, HIDDEN, SCORED, parse_caption
 from mmprod.errors import ConfigError
 from mmprod.evaluation.pictures import Pixels
 
@@ -51,6 +51,34 @@ def attribute_agreement(
         )
     result = {name: right[name] / scored[name] for name in names if scored[name]}
     return result | {"overall": sum(right.values()) / sum(scored.values())}
+
+
+def exact_agreement(
+    wanted: Sequence[Mapping[str, str]],
+    got: Sequence[Mapping[str, str]],
+    names: Sequence[str] = SCORED,
+) -> float:
+    """The share of samples in which every scored value was found, none of `names` wrong."""
+    right = [
+        all(want.get(name, HIDDEN) in (HIDDEN, have.get(name)) for name in names)
+        for want, have in zip(wanted, got, strict=True)
+    ]
+    return sum(right) / len(right)
+
+
+def pair_agreement(
+    wanted: Sequence[Mapping[str, str]], got: Sequence[Mapping[str, str]]
+) -> float | None:
+    """The share of pairs of `HELD_OUT_PAIRS` that are wanted and of which both values were found;
+    None where none is wanted.
+    """
+    found = [
+        all(have.get(name) == value for name, value in pair)
+        for want, have in zip(wanted, got, strict=True)
+        for pair in HELD_OUT_PAIRS
+        if all(want.get(name) == value for name, value in pair)
+    ]
+    return sum(found) / len(found) if found else None
 
 
 def caption_agreement(attributes: Attributes, captions: Sequence[str]) -> dict[str, float]:

@@ -60,9 +60,9 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return max(0.0, float(np.square(a.mean - b.mean).sum()) + spread - 2 * overlap)
 
 
-def distance_name(file: str, sha256: str, pictures: int) -> str:
+def distance_name(features: str, pictures: int) -> str:
     """What the distance on these features is called: never FID, see above."""
-    return f"Frechet distance [features: {file}, sha256 {sha256[:12]}, {pictures} pictures]"
+    return f"Frechet distance [features: {features}, {pictures} pictures]"
 
 
 def _root(matrix: Array) -> Array:

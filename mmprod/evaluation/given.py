@@ -8,7 +8,7 @@ distance, and every Frechet distance is named after its feature extractor (see f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,10 +54,15 @@ def frechet_judge(path: Path) -> Judge:
     from mmprod.runners.ort import FeatureGraph
 
     graph, sha256 = FeatureGraph(path), sha256_file(path)
+    return frechet_of(lambda x: features(graph, x), f"{path.name}, sha256 {sha256[:12]}")
+
+
+def frechet_of(extract: Callable[[Pixels], npt.NDArray[np.floating]], named: str) -> Judge:
+    """The Frechet distance between two sets of pictures in features (B, F) called `named`."""
 
     def judge(pictures: Pixels, restored: Pixels) -> Mapping[str, float]:
-        a, b = (fit_gaussian(features(graph, x)) for x in (pictures, restored))
-        return {distance_name(path.name, sha256, len(pictures)): frechet_distance(a, b)}
+        a, b = (fit_gaussian(extract(x)) for x in (pictures, restored))
+        return {distance_name(named, len(restored)): frechet_distance(a, b)}
 
     return judge
 

@@ -87,6 +87,15 @@ class Judge:
             for values in zip(*chosen, strict=True)
         ]
 
+    @torch.inference_mode()
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """images (N, H, W, 3) uint8 -> what it sees in each, averaged over places: (N, 128)."""
+        rows = [
+            self._net.stages(_shrink(_pixels(images[i : i + 256])) - 0.5).mean((2, 3))
+            for i in range(0, len(images), 256)
+        ]
+        return np.asarray(torch.cat(rows).numpy())
+
     def accuracy(
         self, images: NDArray[np.uint8], attributes: Sequence[Mapping[str, str]]
     ) -> dict[str, float]:

@@ -63,6 +63,6 @@ def test_what_is_no_set_of_features_is_refused() -> None:
 
 
 def test_the_name_says_whose_features_they_are() -> None:
-    name = distance_name("net.onnx", "0123456789abcdef" * 4, 24)
+    name = distance_name("net.onnx, sha256 0123456789ab", 24)
     assert name == "Frechet distance [features: net.onnx, sha256 0123456789ab, 24 pictures]"
     assert "FID" not in name

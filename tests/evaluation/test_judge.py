@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mmprod.data.attributes import ATTRIBUTES, HIDDEN, SCORED, sample_attributes
 from mmprod.data.avatars import draw
 from mmprod.errors import ConfigError, IntegrityError
+from mmprod.evaluation.frechet import fit_gaussian, frechet_distance
 from mmprod.evaluation.judge import Judge, train_judge
 
 
@@ -53,6 +54,21 @@ def test_it_reads_held_out_faces(judge: Judge, held_out: Faces) -> None:
     assert set(accuracy) == {*ATTRIBUTES, "overall"}
     assert accuracy["overall"] > 0.85
     assert accuracy["background"] > 0.9
+
+
+def test_its_features_do_not_depend_on_the_batch_and_tell_faces_apart(
+    judge: Judge, held_out: Faces
+) -> None:
+    found = judge.features(held_out.images)
+    assert found.shape == (120, 128) and np.isfinite(found).all()
+    np.testing.assert_allclose(
+        judge.features(held_out.images[7:9]), found[7:9], rtol=1e-4, atol=1e-5
+    )
+    half = fit_gaussian(found[:60])
+    near = frechet_distance(half, fit_gaussian(found[60:]))
+    blurred = held_out.images.reshape(120, 4, 8, 4, 8, 3).mean((2, 4)).astype(np.uint8)
+    far = frechet_distance(half, fit_gaussian(judge.features(blurred)))
+    assert 0 < near < far
 
 
 def test_it_notices_faces_that_do_not_follow_the_wish(judge: Judge, held_out: Faces) -> None:

@@ -15,6 +15,7 @@ import torch
 from mmprod.bitstream.blocks import blocks_of
 from mmprod.bitstream.fusion_prior import FusionPrior
 from mmprod.bitstream.picture import CodecId
+from mmprod.bitstream.tables import STEPS, TOTAL, UNIFORM_SHARE
 from mmprod.config.schema import Dims, FusionConfig, SamplerConfig
 from mmprod.errors import NumericsError
 from mmprod.evaluation.likelihood import (
@@ -197,6 +198,33 @@ def test_group_terms_are_the_chain_rule_and_the_length_of_a_file() -> None:
     prior = FusionPrior(CodecId("0" * 64, K, 1, 2), Source("code_prior"))
     payload = prior.encode(codes[0], [shape])
     assert payload.bits == pytest.approx(terms[0].sum() / math.log(2), rel=0.01)
+
+
+def test_a_file_is_as_long_as_the_sum_of_its_group_terms() -> None:
+    """With what the format does to a model: logits in eighths, a small share dealt evenly."""
+    even = UNIFORM_SHARE // K / TOTAL
+
+    def in_eighths(ids: tuple[int, ...]) -> tuple[Array, Array]:
+        image, text = known(ids)
+        return np.round(STEPS * (image - image.max(-1, keepdims=True))) / STEPS, text
+
+    def dealt(ids: tuple[int, ...]) -> tuple[Array, Array]:
+        image, text = in_eighths(ids)
+        p = np.exp(image)
+        p /= p.sum(-1, keepdims=True)
+        return np.log((1 - K * even) * p + even), text
+
+    codes, _ = samples(40)
+    shape = (1, 2, 2)
+    block = next(iter(blocks_of([shape], 2)))
+    bounds = zip(block.bounds, block.bounds[1:], strict=False)
+    groups = [block.canvas[start:stop] for start, stop in bounds]
+    no_text = np.repeat(NO_TEXT, len(codes), 0)
+    terms = group_terms(Source(row=dealt), DIMS, codes, no_text, groups)
+    prior = FusionPrior(CodecId("0" * 64, K, 1, 2), Source("code_prior", in_eighths))
+    for own, row in zip(terms, codes, strict=True):
+        bits = prior.encode(row, [shape]).bits
+        assert bits == pytest.approx(own.sum() / math.log(2), rel=1e-4)
 
 
 def test_one_group_takes_all_places_as_independent() -> None:

@@ -52,6 +52,27 @@ def test_draws_follow_the_distribution() -> None:
     assert chi_square < 85.4  # the 99.9 % point for 49 degrees of freedom
 
 
+@pytest.mark.slow
+def test_a_million_draws_over_a_large_codebook_follow_the_distribution() -> None:
+    """Chi-square at K = 16384 in fp32: the cumulative sum is long, a draw must still be fair."""
+    count, size, part = 1_000_000, 16_384, 125
+    generator = torch.Generator().manual_seed(0)
+    logits = 0.5 * torch.randn(size, generator=generator)
+    expected = torch.softmax(logits.double(), 0) * count
+    assert expected.min() > 5
+    seen = torch.zeros(size, dtype=torch.int64)
+    for _ in range(count // part):
+        uniform = torch.rand(1, part, generator=generator)
+        ids = draw(logits.expand(1, 1, size), uniform, 1.0, 0.0)  # one row for all of the draws
+        seen += torch.bincount(ids[0].long(), minlength=size)
+    assert seen.sum() == count
+    chi_square = float(((seen - expected) ** 2 / expected).sum())
+    freedom = size - 1
+    wide = 2 / (9 * freedom)  # Wilson and Hilferty 1931
+    assert chi_square < freedom * (1 - wide + 3.09 * wide**0.5) ** 3  # the 99.9 % point
+    assert chi_square > freedom * (1 - wide - 3.09 * wide**0.5) ** 3  # nor suspiciously even
+
+
 def test_draw_is_the_inverse_cdf() -> None:
     logits = torch.log(torch.tensor([0.5, 0.25, 0.25])).expand(1, 5, 3)
     uniform = torch.tensor([[0.0, 0.49, 0.51, 0.76, 1 - 2**-24]])

@@ -11,11 +11,11 @@ from dataclasses import asdict
 
 import torch
 
-from tools.bench import codec, loop, quantizers, waiting
+from tools.bench import codec, fusion, loop, quantizers, sampler, waiting
 from tools.bench.machine import described, machine
 from tools.bench.measure import Row, peak_above_baseline
 
-PARTS = ("quantizer", "codec", "attention", "loop", "waiting")
+PARTS = ("quantizer", "codec", "attention", "fusion", "sampler", "loop", "waiting")
 BESIDE_PEERS = ("quantizer", "codec", "attention")
 PEERS = {"diffusers": "diffusers", "vector_quantize_pytorch": "vector-quantize-pytorch"}
 MISSING_PEERS = 3
@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--batch",
         type=int,
         default=64,
-        help="of the codec step; a quarter in the loop, half in waiting (default 64)",
+        help="of the codec step; half of it in fusion, a quarter in waiting (default 64)",
     )
     parser.add_argument("--threads", type=int, default=1, help="(default 1)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
@@ -55,6 +55,10 @@ def measured(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
         notes.append(codec.note())
     if "attention" in parts:
         rows += codec.attention_rows(options.rounds)
+    if "fusion" in parts:
+        rows += fusion.rows(options.rounds, options.batch // 2)
+    if "sampler" in parts:
+        rows += sampler.rows(options.rounds)
     if "loop" in parts:
         rows += loop.rows(8 * options.rounds)
     if "waiting" in parts:
