@@ -23,7 +23,15 @@ Pair = tuple[str, str]
 """graph and precision"""
 
 
-def check(out: Output, bundle: Bundle, run: Run | None, *, foreign: bool = False) -> ParityReport:
+def check(
+    out: Output,
+    bundle: Bundle,
+    run: Run | None,
+    *,
+    foreign: bool = False,
+    batches: tuple[int, ...] = BATCHES,
+    seeds: int = SEEDS,
+) -> ParityReport:
     """The parity report of a bundle: live against a run, else against the stored outputs.
 
     `foreign`: the bundle may come from elsewhere, so each graph runs in a process of its own. On a
@@ -38,8 +46,8 @@ def check(out: Output, bundle: Bundle, run: Run | None, *, foreign: bool = False
         return Comparison(
             bundle,
             reference=(lambda spec: runners(spec.name)) if runners else None,
-            batches=BATCHES,
-            seeds=SEEDS,
+            batches=batches,
+            seeds=seeds,
             on_event=on_event,
             timeout_s=TIMEOUT_S if foreign or find_device().found else None,
             page=parity_page,
