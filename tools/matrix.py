@@ -147,6 +147,7 @@ def build(
                         plan=Path(folder) / name,
                         precision=graph.precision,
                         target=("rtx", target),
+                        files=[(Path(graph.artefact.path).name, graph.artefact.sha256)],
                     )
                 )
         for done, (job, outcome) in enumerate(run_jobs(jobs, limits=Limits()), start=1):

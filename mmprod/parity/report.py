@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from mmprod.manifest import FileEntry
+from mmprod.manifest import FileEntry, sha256_bytes
 from mmprod.parity.compare import Place
 from mmprod.parity.heat import Heat
 from mmprod.parity.limits import Check, limits_table
@@ -167,4 +168,10 @@ class ParityReport:
             "reference": self.reference,
             "batches": list(self.batches),
             "seeds": self.seeds,
+            "limits_sha256": limits_sha256(),
         }
+
+
+def limits_sha256() -> str:
+    """SHA-256 of all limits: under which a verdict was given is part of it."""
+    return sha256_bytes(json.dumps(limits_table(), sort_keys=True).encode())

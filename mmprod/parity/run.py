@@ -38,6 +38,7 @@ from mmprod.parity.merge import REPORT, merge
 from mmprod.parity.overflow import audit, open_here
 from mmprod.parity.render import render_markdown
 from mmprod.parity.report import ParityReport, Row
+from mmprod.parity.trajectory import following
 from mmprod.parity.worker import Job, Workers
 from mmprod.runners import cuda
 
@@ -138,7 +139,10 @@ class Comparison:
             cases, total = _cases(bundle, spec, batches, seeds)
             told = _progress(spec, total, self.on_event)
             apart = partial(_apart, bundle, workers=workers)
-            with decoding(bundle, spec, candidates, self.reference, apart) as ready:
+            with (
+                decoding(bundle, spec, candidates, self.reference, apart) as shown,
+                following(bundle, spec, shown, self.reference, apart) as ready,
+            ):
                 compared = check_graph(spec, cases, runner, ready, told)
             start = open_here if workers is None else partial(_start, workers, bundle)
             compared = [audit(bundle, spec, row, start) for row in compared]
