@@ -107,6 +107,20 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What a use of the model sees beside the tensors: reported for each backend, not judged, since
+    a task's figure moves with every moved draw, to either side.
+    """
+
+    metric: str
+    unit: Literal["dB", "share"]
+    backend: str
+    """`PyTorch`, or the precision of the graphs"""
+    value: float
+    samples: int
+
+
+@dataclass(frozen=True)
 class ParityReport:
     """All rows, in the order of the catalog, and how they came about."""
 
@@ -117,6 +131,7 @@ class ParityReport:
     batches: tuple[int, ...]
     seeds: int
     rows: tuple[Row, ...]
+    tasks: tuple[Task, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -157,6 +172,7 @@ class ParityReport:
             **self._head(),
             "limits": limits_table(),
             "rows": rows,
+            "tasks": [asdict(task) for task in self.tasks],
         }
 
     def _head(self) -> dict[str, Any]:
