@@ -12,6 +12,7 @@ from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.engines.job import BuildJob, BuildResult
 from mmprod.engines.pool import Limits
 from mmprod.errors import ConfigError, MmprodError
+from mmprod.parity.report import limits_sha256
 from mmprod.runners.cuda import Probe
 from tools import matrix
 
@@ -44,7 +45,8 @@ def bundle(tmp_path: Path) -> Bundle:
                     "sha256": {artefact.path: "0" if precision == "fp8" else artefact.sha256},
                 }
             )
-    made.put_summary("parity", {"ok": False, "rows": rows})
+    summary = {"ok": False, "limits_sha256": limits_sha256(), "rows": rows}
+    made.put_summary("parity", summary)
     made.save()
     return made
 

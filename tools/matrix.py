@@ -31,6 +31,7 @@ from mmprod.graphs.spec import GraphSpec
 from mmprod.manifest import write_text
 from mmprod.parity.limits import LIMITS
 from mmprod.parity.render import render_limit
+from mmprod.parity.standing import standing_rows
 from mmprod.runners.cuda import find_device
 
 TARGETS = ("sm80", "sm86", "sm89", "sm120")
@@ -73,7 +74,7 @@ Key = tuple[str, str, str]
 
 def graphs_of(bundle: Bundle) -> list[Graph]:
     """All graphs in all precisions, in catalog order, each with its verdict."""
-    rows = (bundle.summaries.get("parity") or {"rows": []})["rows"]
+    rows = standing_rows(bundle)
     verdicts = {
         (row["graph"], row["precision"]): row
         for row in rows
@@ -147,6 +148,7 @@ def build(
                         plan=Path(folder) / name,
                         precision=graph.precision,
                         target=("rtx", target),
+                        files=[(Path(graph.artefact.path).name, graph.artefact.sha256)],
                     )
                 )
         for done, (job, outcome) in enumerate(run_jobs(jobs, limits=Limits()), start=1):

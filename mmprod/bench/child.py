@@ -24,15 +24,17 @@ from typing import Any
 import numpy as np
 
 from mmprod.bundle import Bundle, open_bundle
-from mmprod.errors import MmprodError
+from mmprod.errors import IntegrityError, MmprodError
 from mmprod.graphs.runner import Runner, example_inputs
+from mmprod.manifest import sha256_file
 
 SEED = 1
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a process is to run. `paths`: files by graph; `run`: of PyTorch, "" for none; `order`:
+    """What a process is to run. `paths`: files by graph; `files`: SHA-256 of all that is read, by
+    path below the bundle, or below the run for PyTorch; `run`: of PyTorch, "" for none; `order`:
     ranks and bounds of a host loop; `batch`: the first one, that `torch compile` is ready for.
     """
 
@@ -41,6 +43,7 @@ class Task:
     graph: str
     precision: str
     paths: Mapping[str, str]
+    files: Mapping[str, str]
     run: str
     threads: int
     order: tuple[tuple[int, ...], tuple[int, ...]]
@@ -74,6 +77,7 @@ def _serve(task: Task, say: Callable[[Mapping[str, Any]], None]) -> None:
 
     start = time.perf_counter()
     bundle = open_bundle(task.bundle, verify=False)
+    _verify(task)
     runner = _runner(task, bundle)
     tokenizers = [bundle.path(a) for a in bundle.artefacts(role="tokenizer")]
     edges = Edges.load(runner.spec, bundle.dims.vocabulary, next(iter(tokenizers), None))
@@ -86,6 +90,17 @@ def _serve(task: Task, say: Callable[[Mapping[str, Any]], None]) -> None:
             say(_answer(json.loads(line), runner, edges))
     finally:
         runner.close()
+
+
+def _verify(task: Task) -> None:
+    """What is opened next is what the verdict was about. Raises IntegrityError."""
+    root = Path(task.run if task.kind.startswith("torch") else task.bundle)
+    for path, wanted in task.files.items():
+        if sha256_file(root / path) != wanted:
+            raise IntegrityError(
+                f"{root / path} changed while it was being opened",
+                hint="measure again when nothing else writes there",
+            )
 
 
 def _answer(asked: Mapping[str, Any], runner: Runner, edges: Any) -> dict[str, Any]:

@@ -16,10 +16,9 @@ import numpy as np
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.graphs.runner import Array, Arrays, Runner
 from mmprod.graphs.spec import GraphSpec
+from mmprod.models.order import halton_ranks, image_bounds
 from mmprod.runners.checks import check_inputs, check_outputs
-
-BELOW_ONE = np.float32(1 - 2.0**-20)
-"""As in models/unmask.py."""
+from mmprod.runners.host_steps import draw, guided
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,7 @@ class Order:
 
 
 def sampling_order(dims: Dims, sampler: SamplerConfig) -> Order:
-    """The model's own order. Needs torch, as the module that knows it does."""
-    from mmprod.models.unmask import halton_ranks, image_bounds
-
+    """The model's own order."""
     return Order(
         tuple(halton_ranks(dims.grid, dims.planes)),
         tuple(image_bounds(dims.positions, sampler.image_steps)),
@@ -65,26 +62,15 @@ class HostLoop:
         tokens, noise = inputs["tokens"], inputs["noise"]
         both = np.concatenate([tokens, np.full_like(tokens, self._vocabulary)])
         codes = np.full((len(tokens), len(self._ranks)), self._mask, np.int32)
+        chances = self._sampler.image_temperature, self._sampler.min_probability
         for step in range(self._sampler.image_steps):
             logits = self._step({"codes": np.concatenate([codes, codes]), "tokens": both})
             given, free = np.split(logits["image_logits"], 2)
-            ramp = np.float32(step + 1) / np.float32(self._sampler.image_steps)
-            weight = np.float32(1) + np.float32(self._sampler.guidance) * ramp
-            drawn = self._draw(free + weight * (given - free), noise[:, step])
+            drawn = draw(guided(given, free, step, self._sampler), noise[:, step], *chances)
             low, high = self._bounds[step : step + 2]
             codes = np.where((self._ranks >= low) & (self._ranks < high), drawn, codes)
         pixels = self._decode({"codes": codes})["pixels"]
         return check_outputs(self.spec, [pixels, codes], sizes)
-
-    def _draw(self, logits: Array, uniform: Array) -> Array:
-        """logits (B, N, K) float32, uniform (B, N) -> ids (B, N) int32, as `unmask.draw`."""
-        scale = np.float32(1 / self._sampler.image_temperature)
-        weight = np.exp((logits - logits.max(-1, keepdims=True)) * scale)
-        weight[weight < self._sampler.min_probability] = 0
-        cumulative = np.cumsum(weight, axis=-1)
-        threshold = uniform * cumulative[..., -1] * BELOW_ONE
-        drawn: Array = (cumulative <= threshold[..., None]).sum(-1, dtype=np.int32)
-        return drawn
 
     def close(self) -> None:
         self._step.close()

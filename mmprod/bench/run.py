@@ -187,6 +187,7 @@ def _task(bundle: Bundle, subject: Subject, threads: int, live: Live | None, bat
         graph=subject.graph,
         precision=subject.precision,
         paths={graph: str(path) for graph, path in subject.paths.items()},
+        files=dict(subject.files),
         run=str(live.run) if live else "",
         threads=threads,
         order=(live.order.ranks, live.order.bounds) if live else ((), ()),

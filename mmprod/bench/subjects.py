@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from mmprod.bundle import Artefact, Bundle
-from mmprod.bundle.proof import why_unproven
+from mmprod.bundle.proof import Verdict, why_unproven
 from mmprod.errors import ConfigError
 
 Kind = Literal["onnxruntime", "engine", "torch eager", "torch compile", "host loop"]
@@ -53,6 +53,7 @@ class Subject:
 
 def find_subjects(
     bundle: Bundle,
+    verdicts: Sequence[Verdict],
     graphs: Sequence[str] = (),
     precisions: Sequence[str] = (),
     run_files: Mapping[str, str] | None = None,
@@ -60,7 +61,8 @@ def find_subjects(
 ) -> dict[str, list[Subject]]:
     """By graph, in the order of the catalog: ONNX Runtime, engines, PyTorch, host loops.
 
-    Empty `graphs` or `precisions` mean all that the bundle holds; `run_files`: the weights of the
+    `verdicts`: the rows of the bundle's parity report that stand (`parity.standing`). Empty
+    `graphs` or `precisions` mean all that the bundle holds; `run_files`: the weights of the
     run to compare with, None for no run; `peers`: of `PEERS`, empty for all. Raises ConfigError for
     what the bundle does not hold, and for other names.
     """
@@ -81,14 +83,14 @@ def find_subjects(
     kinds = [PEERS[name] for name in peers or PEERS] if run_files is not None else []
     found = {}
     for graph in graphs or held:
-        subjects = list(_of_bundle(bundle, graph, precisions))
+        subjects = list(_of_bundle(bundle, verdicts, graph, precisions))
         subjects += [
             Subject(kind, graph, "fp32", files=run_files or {})
             for kind in kinds
             if kind != PEERS["loop"]
         ]
         if graph == LOOPED and PEERS["loop"] in kinds:
-            subjects += _host_loops(bundle, [s for s in subjects if s.kind == "onnxruntime"])
+            subjects += _host_loops(bundle, verdicts, subjects)
         if subjects:
             found[graph] = subjects
     if not found:
@@ -99,10 +101,12 @@ def find_subjects(
     return found
 
 
-def _of_bundle(bundle: Bundle, graph: str, precisions: Sequence[str]) -> Iterator[Subject]:
+def _of_bundle(
+    bundle: Bundle, verdicts: Sequence[Verdict], graph: str, precisions: Sequence[str]
+) -> Iterator[Subject]:
     for artefact in bundle.artefacts(role="onnx", graph=graph):
         if not precisions or artefact.precision in precisions:
-            yield _onnx(bundle, artefact)
+            yield _onnx(bundle, verdicts, artefact)
     for artefact in bundle.artefacts(role="engine", graph=graph):
         if not precisions or artefact.precision in precisions:
             subject = Subject(
@@ -114,10 +118,10 @@ def _of_bundle(bundle: Bundle, graph: str, precisions: Sequence[str]) -> Iterato
                 {artefact.path: artefact.sha256},
                 {graph: bundle.path(artefact)},
             )
-            yield replace(subject, void=_void(bundle, "torch-engine", subject))
+            yield replace(subject, void=_void(verdicts, "torch-engine", subject))
 
 
-def _onnx(bundle: Bundle, artefact: Artefact) -> Subject:
+def _onnx(bundle: Bundle, verdicts: Sequence[Verdict], artefact: Artefact) -> Subject:
     graph, precision = artefact.graph, artefact.precision
     files = [artefact, *bundle.artefacts(role="onnx-data", graph=graph, precision=precision)]
     subject = Subject(
@@ -127,15 +131,18 @@ def _onnx(bundle: Bundle, artefact: Artefact) -> Subject:
         files={a.path: a.sha256 for a in files},
         paths={graph: bundle.path(artefact)},
     )
-    return replace(subject, void=_void(bundle, "torch-ort", subject))
+    return replace(subject, void=_void(verdicts, "torch-ort", subject))
 
 
-def _host_loops(bundle: Bundle, whole: Sequence[Subject]) -> list[Subject]:
+def _host_loops(
+    bundle: Bundle, verdicts: Sequence[Verdict], found: Sequence[Subject]
+) -> list[Subject]:
     """A loop on the host in fp32 and fp16, where the whole graph and all the parts are there."""
     loops = []
-    for precision in (s.precision for s in whole if s.precision in LOOP_PRECISIONS):
+    whole = [s.precision for s in found if s.kind == "onnxruntime"]
+    for precision in (p for p in whole if p in LOOP_PRECISIONS):
         parts = [
-            _onnx(bundle, artefact)
+            _onnx(bundle, verdicts, artefact)
             for graph in PARTS
             for artefact in bundle.artefacts(role="onnx", graph=graph, precision=precision)
         ]
@@ -147,5 +154,5 @@ def _host_loops(bundle: Bundle, whole: Sequence[Subject]) -> list[Subject]:
     return loops
 
 
-def _void(bundle: Bundle, leg: str, subject: Subject) -> str:
-    return why_unproven(bundle, leg, subject.graph, subject.precision, subject.files)
+def _void(verdicts: Sequence[Verdict], leg: str, subject: Subject) -> str:
+    return why_unproven(verdicts, leg, subject.graph, subject.precision, subject.files)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from mmprod.bundle.bundle import Bundle
+Verdict = Mapping[str, Any]
+"""A row of a parity report in short: leg, graph, precision, status, reason, hashes by path."""
 
 NO_PASS = "no parity pass on this file hash"
 
 
 def why_unproven(
-    bundle: Bundle, leg: str, graph: str, precision: str, files: Mapping[str, str]
+    verdicts: Iterable[Verdict], leg: str, graph: str, precision: str, files: Mapping[str, str]
 ) -> str:
-    """Why the report does not vouch for these files (SHA-256 by path); "" when it does."""
+    """Why these rows do not vouch for the files (SHA-256 by path); "" when they do."""
     wanted = (leg, graph, precision)
-    for row in (bundle.summaries.get("parity") or {}).get("rows", []):
+    for row in verdicts:
         same = (row["leg"], row["graph"], row["precision"]) == wanted
         if same and all(row["sha256"].get(path) == sha for path, sha in files.items()):
             passed = row["status"] == "pass"

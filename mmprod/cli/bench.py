@@ -59,6 +59,7 @@ def run(
     from mmprod.bundle import open_bundle
     from mmprod.cli.bench_views import bench_views, in_words, write_plots
     from mmprod.manifest import write_json
+    from mmprod.parity.standing import standing_rows
 
     settings = Settings(
         batches=_sizes(batch) if batch else (),
@@ -72,7 +73,7 @@ def run(
     opened = open_bundle(bundle)
     live, files = _live(opened, against)
     asked = choices(graphs), choices(precision)
-    subjects = find_subjects(opened, *asked, files, choices(peers))
+    subjects = find_subjects(opened, standing_rows(opened), *asked, files, choices(peers))
     report = run_bench(opened, subjects, settings, live, lambda row: out.note(in_words(row)))
     write_json(target, report.as_dict())
     plots = write_plots(report, target)

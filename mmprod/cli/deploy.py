@@ -89,6 +89,7 @@ def render(
     from mmprod.bundle import open_bundle
     from mmprod.deploying.options import Images, Options, Serving, Training
     from mmprod.deploying.render import kinds_of, render_to
+    from mmprod.parity.standing import standing_rows
 
     _check_kind(what)
     given = {
@@ -114,7 +115,7 @@ def render(
         jetpack=jetpack,
     )  # fmt: skip
     opened = open_bundle(bundle)
-    files = render_to(opened, options, kinds_of(what), target)
+    files = render_to(opened, standing_rows(opened), options, kinds_of(what), target)
     rows = sorted(files)
     text = (
         f"{len(rows)} files in {shown(target)}; check them: mmprod deploy validate {shown(target)}"

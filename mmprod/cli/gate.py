@@ -23,7 +23,15 @@ Pair = tuple[str, str]
 """graph and precision"""
 
 
-def check(out: Output, bundle: Bundle, run: Run | None, *, foreign: bool = False) -> ParityReport:
+def check(
+    out: Output,
+    bundle: Bundle,
+    run: Run | None,
+    *,
+    foreign: bool = False,
+    batches: tuple[int, ...] = BATCHES,
+    seeds: int = SEEDS,
+) -> ParityReport:
     """The parity report of a bundle: live against a run, else against the stored outputs.
 
     `foreign`: the bundle may come from elsewhere, so each graph runs in a process of its own. On a
@@ -38,8 +46,8 @@ def check(out: Output, bundle: Bundle, run: Run | None, *, foreign: bool = False
         return Comparison(
             bundle,
             reference=(lambda spec: runners(spec.name)) if runners else None,
-            batches=BATCHES,
-            seeds=SEEDS,
+            batches=batches,
+            seeds=seeds,
             on_event=on_event,
             timeout_s=TIMEOUT_S if foreign or find_device().found else None,
             page=parity_page,
@@ -51,9 +59,10 @@ def gate(
 ) -> None:
     """Let only graphs become engines that agree with PyTorch in exactly their present files.
 
-    Verdicts that the bundle holds about these files are used; if one is lacking, the graphs are
-    compared with their stored outputs now. Raises ParityFailed for a graph that disagrees,
-    EnvironmentMissing for one that could not be compared, ConfigError for one that is not there.
+    Verdicts that the bundle holds about these files are used, if they were given under the present
+    limits; if one is lacking, the graphs are compared with their stored outputs now. Raises
+    ParityFailed for a graph that disagrees, EnvironmentMissing for one that could not be compared,
+    ConfigError for one that is not there.
     """
     wanted = _present_files(bundle, precisions)
     verdicts = _verdicts(bundle, wanted)
@@ -101,7 +110,7 @@ def _present_files(bundle: Bundle, precisions: tuple[str, ...]) -> dict[Pair, di
 
 def _verdicts(
     bundle: Bundle, wanted: Mapping[Pair, Mapping[str, str]]
-) -> dict[Pair, dict[str, Any]]:
+) -> dict[Pair, Mapping[str, Any]]:
     """The rows that say pass or fail about exactly the wanted files. Where one provider of ONNX
     Runtime fails them and another does not, the failure counts.
     """
@@ -119,6 +128,7 @@ def _why(bundle: Bundle, pair: Pair) -> str:
     return reasons[0] if reasons else "the report does not speak of it"
 
 
-def _rows(bundle: Bundle) -> list[dict[str, Any]]:
-    summary = bundle.summaries.get("parity") or {"rows": []}
-    return [row for row in summary["rows"] if row["leg"] == "torch-ort"]
+def _rows(bundle: Bundle) -> list[Mapping[str, Any]]:
+    from mmprod.parity.standing import standing_rows
+
+    return [row for row in standing_rows(bundle) if row["leg"] == "torch-ort"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +27,10 @@ from mmprod.cli.verdicts import parity_data, parity_views, require_engines, requ
 from mmprod.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mmprod.bundle import Bundle
     from mmprod.graphs.runner import Runner
     from mmprod.graphs.spec import GraphSpec
+    from mmprod.parity.report import Task
 
 app = group("Compare graphs and engines with the model they came from.")
 
@@ -50,6 +52,14 @@ def run(
         bool,
         typer.Option("--require-engines", help="Exit 3 unless this device's engines were run."),
     ] = False,
+    tasks: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Add what a use sees (PSNR, attributes) over N held-out samples; with --against.",
+        ),
+    ] = 0,
     timeout: Timeout = 300,
 ) -> None:
     """Check everything and write reports/parity.{html,md} into the bundle; exit 5 when it fails."""
@@ -57,6 +67,8 @@ def run(
     from mmprod.parity.run import PAGE, Comparison
 
     sizes = _numbers(batches)
+    if tasks and against is None:
+        raise ConfigError("--tasks needs the run, for its data", hint="add --against RUN")
     opened = open_bundle(bundle)
     with progress(out, parity_tick) as on_event:
         report = Comparison(
@@ -68,6 +80,7 @@ def run(
             on_event=on_event,
             timeout_s=timeout,
             page=parity_page,
+            tasks=_tasks(out, opened, against, tasks) if tasks else None,
         ).run()
     out.result(parity_data(report), *parity_views(report), _link(opened.root / PAGE))
     require_ok(report, opened.root)
@@ -131,6 +144,19 @@ def _live(run: Path | None) -> Callable[[GraphSpec], Runner] | None:
 
     runners = torch_runners(open_run(run))
     return lambda spec: runners(spec.name)
+
+
+def _tasks(
+    out: Output, bundle: Bundle, run: Path | None, count: int
+) -> Callable[[], Sequence[Task]] | None:
+    """What adds task metrics to a report; None without a run."""
+    if run is None:
+        return None
+    from mmprod.checkpoint import open_run
+    from mmprod.cli.tasks import task_figures
+
+    opened = open_run(run)
+    return lambda: task_figures(out, bundle, opened, count)
 
 
 def _link(page: Path) -> Text:

@@ -6,11 +6,12 @@ options give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mmprod.bundle import Bundle
 from mmprod.bundle.files import INDEX
+from mmprod.bundle.proof import Verdict
 from mmprod.graphs.spec import GraphSpec
 from mmprod.manifest import sha256_file
 
@@ -81,12 +82,11 @@ class Facts:
         return tuple(found[name] for name in self.specs if name in found)
 
 
-def read_facts(bundle: Bundle) -> Facts:
-    """The facts of an opened bundle."""
-    parity = (bundle.summaries.get("parity") or {"rows": []})["rows"]
+def read_facts(bundle: Bundle, rows: Iterable[Verdict]) -> Facts:
+    """The facts of an opened bundle; `rows`: of its parity report, those that stand."""
     hashes = {a.path: a.sha256 for a in bundle.artefacts()}
     verdicts: dict[str, str] = {}
-    for row in parity:
+    for row in rows:
         current = all(hashes.get(path) == digest for path, digest in row["sha256"].items())
         for path in row["sha256"] if current else ():
             # A graph is also named in the row of the engine made of it; the file's own row counts.

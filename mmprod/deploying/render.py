@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Callable, Sequence
 from pathlib import Path
 
 from mmprod.bundle import Bundle
+from mmprod.bundle.proof import Verdict
 from mmprod.deploying.compose import render_compose
 from mmprod.deploying.containers import render_docker
 from mmprod.deploying.facts import Facts, read_facts
@@ -56,9 +57,17 @@ def render(facts: Facts, options: Options, kinds: Sequence[str]) -> Files:
     return files
 
 
-def render_to(bundle: Bundle, options: Options, kinds: Sequence[str], folder: Path) -> Files:
-    """Render into a folder: all or nothing. Raises as `render` and `check_target` do."""
+def render_to(
+    bundle: Bundle,
+    verdicts: Iterable[Verdict],
+    options: Options,
+    kinds: Sequence[str],
+    folder: Path,
+) -> Files:
+    """Render into a folder: all or nothing. `verdicts`: see `read_facts`. Raises as `render` and
+    `check_target` do.
+    """
     check_target(folder, bundle.root)
-    files = render(read_facts(bundle), options, kinds)
+    files = render(read_facts(bundle, verdicts), options, kinds)
     write_files(files, folder, bundle.root)
     return files

@@ -205,6 +205,7 @@ def _want(
         plan=scratch / (stem.replace("/", ".") + ".plan"),
         precision=onnx.precision,
         target=(flavour.name, target),
+        files=[(Path(artefact.path).name, artefact.sha256) for artefact in files],
     )
     known = identity(job, flavour.version, [artefact.entry for artefact in files])
     return _Wanted(job, known, f"engines/{stem}.plan")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mmprod.engines.targets import FlavourName
+from mmprod.errors import IntegrityError
 from mmprod.graphs.spec import Dim, GraphSpec, Tensor
+from mmprod.manifest import sha256_file
 
 OPTIONS: dict[str, Any] = {"tf32": False, "profiling_verbosity": "DETAILED"}
 """How every engine is built. TF32 stays off in half engines too: what is left in fp32 there is in
@@ -38,7 +41,7 @@ class Port:
 
 @dataclass(frozen=True)
 class BuildJob:
-    """One engine to build: `onnx` is read, `plan` is written."""
+    """One engine to build: `onnx` is read, with the weights beside it; `plan` is written."""
 
     graph: str
     precision: str
@@ -48,6 +51,8 @@ class BuildJob:
     plan: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    files: tuple[tuple[str, str], ...]
+    """name and SHA-256 of all that is read, in the folder of `onnx`"""
 
     @classmethod
     def of(
@@ -58,8 +63,11 @@ class BuildJob:
         plan: Path,
         precision: str,
         target: tuple[FlavourName, str],
+        files: Iterable[tuple[str, str]],
     ) -> BuildJob:
-        """The job for a graph of the catalog. `target`: the flavour and its target."""
+        """The job for a graph of the catalog. `target`: the flavour and its target; `files`: name
+        and SHA-256 of the graph and of the weights beside it.
+        """
         return cls(
             spec.name,
             precision,
@@ -68,7 +76,18 @@ class BuildJob:
             str(plan),
             tuple(Port.of(tensor, is_input=True) for tensor in spec.inputs),
             tuple(Port.of(tensor, is_input=False) for tensor in spec.outputs),
+            tuple(files),
         )
+
+    def verify(self) -> None:
+        """The files are still those that were asked for. Raises IntegrityError."""
+        for name, wanted in self.files:
+            path = Path(self.onnx).parent / name
+            if not path.is_file() or sha256_file(path) != wanted:
+                raise IntegrityError(
+                    f"{self.label}: {path} changed before it was read",
+                    hint="build again when nothing else writes there; mmprod bundle verify BUNDLE",
+                )
 
     @property
     def label(self) -> str:
@@ -92,7 +111,8 @@ class BuildJob:
     @classmethod
     def parse(cls, raw: dict[str, Any]) -> BuildJob:
         ports = {key: tuple(Port.parse(port) for port in raw[key]) for key in ("inputs", "outputs")}
-        return cls(**{**raw, **ports})
+        files = tuple((name, digest) for name, digest in raw["files"])
+        return cls(**{**raw, **ports, "files": files})
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def build(job: BuildJob) -> BuildResult:
     """Build `job` and write its plan. `job.plan` is written only when the engine is right.
 
     Raises ConfigError when the graph cannot be read or built for the target, IntegrityError when it
-    is not the graph of its specification, PrecisionMismatch, EnvironmentMissing for the library.
+    was changed or is not the graph of its specification, PrecisionMismatch, EnvironmentMissing for
+    the library.
     """
     try:
         return _build(job)
@@ -51,6 +52,7 @@ def _build(job: BuildJob) -> BuildResult:
     builder = _require(library.Builder(log), log, job)
     network = _require(builder.create_network(0), log, job)
     parser = library.OnnxParser(network, log)
+    job.verify()
     if not parser.parse_from_file(job.onnx):
         raise _parse_error(job, parser, log)
     _check_ports(job, "inputs", job.inputs, network.num_inputs, network.get_input)

@@ -1,6 +1,6 @@
 """Transformer blocks of the fusion model: self-attention within one stream, and jointly over two.
 
-RMSNorm (Zhang and Sennrich 2019), RMS-normalised queries and keys (Dehghani et al. 2023, sec. 2),
+RMSNorm, RMS-normalised queries and keys (Dehghani et al. 2023, sec. 2),
 rotary positions (Su et al. 2021; axial over rows and columns for pictures), SwiGLU (Shazeer 2020),
 joint attention with weights per modality (MM-DiT, Esser et al. 2024, sec. 4). No attention mask
 anywhere: captions are padded with ordinary tokens, so every call stays on the fused path of each
@@ -14,18 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-
-class RMSNorm(nn.Module):
-    """x (..., D) -> x / rms(x) * gain, computed in fp32."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-6)
-        return (y * self.gain).to(x.dtype)
+from mmprod.models.rms_norm import RMSNorm
 
 
 class SwiGLU(nn.Module):

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmprod.config.schema import Dims, FusionConfig
-from mmprod.models.attention import Block, JointBlock, RMSNorm, Rotary
+from mmprod.models.attention import Block, JointBlock, Rotary
+from mmprod.models.rms_norm import RMSNorm
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""GroupNorm (Wu and He 2018) whose gradient is quick on a processor.
+"""GroupNorm (Wu and He 2018) that trains quickly on a processor.
 
 Pictures enter the codec as (B, H, W, 3), so its activations lie in memory channels last, which is
-what convolutions on a processor like best. PyTorch's own backward pass of GroupNorm does not: in
-bf16 it takes longer than half of the convolution beside it, the one below a fraction of that
-(docs/adr/0015). The forward pass is PyTorch's, to the bit; so are evaluation, export and every
-other device.
+what convolutions on a processor like best. PyTorch's own GroupNorm does not: in bf16 its backward
+pass takes longer than half of the convolution beside it and its forward pass half as long, the ones
+below a fraction of that (docs/adr/0015, 0031). The forward pass in fp32 is PyTorch's, to the bit;
+so are evaluation, export and every other device.
 """
 
 from __future__ import annotations
@@ -45,9 +45,12 @@ class _QuickGradient(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     ) -> Tensor:
         batch, channels, height, width = x.shape
-        out, mean, rstd = torch.native_group_norm(
-            x, weight, bias, batch, channels, height * width, groups, eps
-        )
+        if x.dtype == torch.bfloat16:
+            out, mean, rstd = _normalise(x, weight, bias, groups, eps)
+        else:
+            out, mean, rstd = torch.native_group_norm(
+                x, weight, bias, batch, channels, height * width, groups, eps
+            )
         ctx.save_for_backward(x, weight, mean, rstd)
         return out
 
@@ -86,13 +89,44 @@ class _QuickGradient(torch.autograd.Function):
         )
 
 
+def _normalise(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `torch.native_group_norm` returns: the output, mean and 1 / deviation (B, G) float32.
+
+    Sums over the pixels first, which lie in memory beside their channels, about the mean, in fp32.
+    """
+    batch, channels, height, width = x.shape
+    count = height * width * (channels // groups)
+    rows = _rows(x)
+    out = torch.empty_like(rows)
+    means, scales = [], []
+    for part, target in zip(*(torch.split(t, _in_chunk(rows)) for t in (rows, out)), strict=True):
+        values = part.float()
+        mean = values.sum(1).view(len(part), groups, -1).sum(2) / count
+        values -= mean.repeat_interleave(channels // groups, dim=1)[:, None]
+        squares = values.square().sum(1).view(len(part), groups, -1).sum(2) / count
+        scale = torch.rsqrt(squares + eps)
+        values *= (scale.repeat_interleave(channels // groups, dim=1) * weight)[:, None]
+        target.copy_(values.add_(bias))
+        means.append(mean)
+        scales.append(scale)
+    out = out.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return out, torch.cat(means), torch.cat(scales)
+
+
+def _in_chunk(rows: Tensor) -> int:
+    """How many samples are worked on at a time: rows (B, h*w, C)."""
+    return min(len(rows), max(1, CHUNK // rows[0].numel()))
+
+
 def _moments(x: Tensor, dy: Tensor, mean: Tensor) -> Tensor:
     """Sums over the pixels of dy (x - mean), (B, C) float32: x, dy (B, h*w, C), mean (B, C).
 
     About the mean and without rounding on the way: sums of dy x in bf16 lose what is small beside
     the mean.
     """
-    height = min(len(x), max(1, CHUNK // x[0].numel()))
+    height = _in_chunk(x)
     buffer = x.new_empty((height, *x.shape[1:]), dtype=torch.promote_types(x.dtype, torch.float32))
     sums = []
     chunks = (torch.split(tensor, height) for tensor in (x, dy, mean))

@@ -20,7 +20,23 @@ from mmprod.parity.openers import open_engine, open_onnx
 from mmprod.parity.report import Row, Subject
 from mmprod.runners import cuda
 
+Sample = Mapping[str, Array]
+"""Arrays of one sample by name, the batch of 1 included."""
 _ENGINE = re.compile(r"engines/([^/]+)/[^/]+\.plan")
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The first id that was drawn otherwise: of output `name`, at `place` (0..S-1), in `step`.
+
+    `step` counts from 1; 0: a place that was given from the start (what an edit keeps). `margin`:
+    how far the draw had to move for the candidate's id, in [0, 1]; None where nothing was drawn.
+    """
+
+    name: str
+    place: int
+    step: int
+    margin: float | None
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,9 @@ class Candidate:
     open: Callable[[], Runner]
     decode: Callable[[Array], Mapping[str, Array]] | None = None
     """codes -> {"pixels"} by the reference: what a sampler should show for the codes it drew."""
+    follow: Callable[[Sample, Sample, Sample], Parting | None] | None = None
+    """Inputs, the reference's and the candidate's outputs of one sample of a sampler -> the step
+    in which they part (trajectory.py)."""
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,20 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from mmprod.errors import EnvironmentMissing, MmprodError
 from mmprod.graphs.runner import Array, Ranked, Rivals, Runner
 from mmprod.graphs.spec import GraphSpec
-from mmprod.parity.candidates import Candidate
+from mmprod.parity.candidates import Candidate, Parting, Sample
 from mmprod.parity.cases import Case
-from mmprod.parity.compare import Stats
+from mmprod.parity.compare import FIRST_STEP, MARGIN, Place, Stats
 from mmprod.parity.heat import Heat
 from mmprod.parity.limits import tie_of
 from mmprod.parity.measure import (
+    IDS,
     defect_of,
     heat_case,
     judge_outputs,
@@ -35,6 +38,17 @@ logger = logging.getLogger(__name__)
 
 _NO_CASES = "mmprod parity run BUNDLE --against RUN"
 _NO_REFERENCE = "is the run the one this bundle was exported from?"
+
+
+@dataclass(frozen=True)
+class _Parted:
+    """The first sample whose ids differ, to be followed once all cases have run."""
+
+    case: str
+    index: int
+    inputs: Sample
+    expected: Sample
+    got: Sample
 
 
 @dataclass
@@ -51,6 +65,7 @@ class _Trial:
     seconds: float = 0.0
     stats: dict[str, Stats] = field(default_factory=dict)
     heats: dict[str, Heat] = field(default_factory=dict)
+    parted: _Parted | None = None
 
     @property
     def subject(self) -> Subject:
@@ -157,6 +172,8 @@ def _step(spec: GraphSpec, trial: _Trial, case: Case, expected: _Expected) -> No
         reason = f"{case.name}: the reference failed: {_describe(case.name, error)}"
         trial.end("fail", reason, _NO_REFERENCE)
         return
+    if trial.candidate.follow and trial.parted is None:
+        trial.parted = _parted(spec, case, expected.outputs, got)
     tie = tie_of(trial.subject.precision)
     found = measure_case(spec, case, expected.outputs, got, expected.rivals, tie)
     if shown is not None:
@@ -169,10 +186,47 @@ def _step(spec: GraphSpec, trial: _Trial, case: Case, expected: _Expected) -> No
         trial.heats[name] = known.merge(heat) if known else heat
 
 
+def _parted(
+    spec: GraphSpec, case: Case, expected: Mapping[str, Array], got: Mapping[str, Array]
+) -> _Parted | None:
+    """The first sample of a case whose ids differ, or None."""
+    names = [tensor.name for tensor in spec.outputs if tensor.role in IDS]
+    differs = np.logical_or.reduce([(expected[n] != got[n]).any(axis=1) for n in names])
+    if not differs.any():
+        return None
+    index = int(differs.argmax())
+    sample = [
+        {name: array[index : index + 1] for name, array in arrays.items()}
+        for arrays in (case.inputs, expected, got)
+    ]
+    return _Parted(case.name, index, *sample)
+
+
+def _with_parting(trial: _Trial, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
+    """The outputs; the ids that parted first say where, in which step, and by how little."""
+    parted, follow = trial.parted, trial.candidate.follow
+    found = follow(parted.inputs, parted.expected, parted.got) if follow and parted else None
+    if found is None or parted is None:
+        return outputs
+    return tuple(
+        _parting(output, found, parted) if output.name == found.name else output
+        for output in outputs
+    )
+
+
+def _parting(output: Output, found: Parting, parted: _Parted) -> Output:
+    margin = {} if found.margin is None else {MARGIN: found.margin}
+    sides = (float(ids[found.name][0, found.place]) for ids in (parted.expected, parted.got))
+    first = Place(parted.case, (parted.index, found.place), *sides)
+    figures = {**output.figures, FIRST_STEP: float(found.step), **margin}
+    return replace(output, figures=figures, first=first)
+
+
 def _judge(spec: GraphSpec, trial: _Trial) -> Row:
     """The verdict of a trial that went through all cases or ended early."""
     precision = trial.subject.precision
     outputs = judge_outputs(spec, trial.stats, precision, trial.samples, trial.heats, _own(trial))
+    outputs = _with_parting(trial, outputs)
     if trial.status is None:
         _apply_limits(spec, trial, outputs)
     assert trial.status is not None

@@ -27,6 +27,7 @@ CHUNK = 1 << 21
 
 TIES, CHANGE = "ties", "change"
 """What ties.py adds to the sums and peaks of ids, where the reference knows how near it chose."""
+FIRST_STEP, MARGIN = "first_step", "margin"
 
 Index = tuple[int, ...]
 Floats = npt.NDArray[np.float64]
@@ -57,12 +58,10 @@ class Stats:
     """Where the outputs part for the first time, in the order of cases, samples and positions."""
     worst: Place | None = None
     severity: float = 0.0
-    """How bad `worst` is; compares places of the same role only."""
+    """How bad `worst` is, among places of the same role."""
 
     def merge(self, later: Stats) -> Stats:
-        """These measurements followed by `later` ones of the same role. Associative. What only one
-        of them knows (ties) is no longer known.
-        """
+        """These measurements, then `later` ones of the same role. What only one knows is lost."""
         if later.role != self.role:
             raise ValueError(f"cannot merge {later.role} into {self.role}")
         worse = later if later.severity > self.severity else self
@@ -90,6 +89,8 @@ FIGURES = {
     CHANGE: "largest relative change of the reference's features that a differing id would have "
     "needed; 1 where that is not known",
     "differing_samples": "samples with at least one differing id",
+    FIRST_STEP: "step, from 1, in which the first such sample of a sampler drew its first other id",
+    MARGIN: "how far the draw there was from the candidate's id, as a share of the distribution",
     "max_abs": "largest absolute difference",
     "top1": "share of positions with the same most likely id",
     "top1_regret": "largest loss of reference logit by following the candidate's most likely id",
@@ -150,7 +151,6 @@ def _wrong_values(tensor: Tensor, shape: Index, array: Array) -> str:
 
 
 def _compare_pixels(role: Role, reference: Array, candidate: Array, case: str) -> Stats:
-    """uint8 (B, H, W, 3) each."""
     gap = np.abs(reference.astype(np.int16) - candidate.astype(np.int16))
     different = gap > 0
     largest = float(gap.max())

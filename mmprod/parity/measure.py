@@ -29,7 +29,7 @@ from mmprod.parity.limits import Kind, Limit, check, kind_of, limits_for
 from mmprod.parity.report import Output
 from mmprod.parity.ties import settle
 
-_IDS = ("codes", "tokens")
+IDS = ("codes", "tokens")
 _SHOWN = " of its own codes"
 
 
@@ -52,10 +52,10 @@ def measures_of(spec: GraphSpec, shown: bool = False) -> list[Measure]:
     """The measurements of a graph, in the order of its outputs. `shown`: those of a sampler whose
     pixels are held against the reference's of the same codes.
     """
-    ids = tuple(tensor.name for tensor in spec.outputs if tensor.role in _IDS)
+    ids = tuple(tensor.name for tensor in spec.outputs if tensor.role in IDS)
     found: list[Measure] = []
     for tensor in spec.outputs:
-        if not spec.loop_steps or tensor.role in _IDS:
+        if not spec.loop_steps or tensor.role in IDS:
             found.append(Measure(tensor.name, tensor, _kind(spec, tensor)))
         else:
             name = f"{tensor.name} of equal {' and '.join(ids)}"

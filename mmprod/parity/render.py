@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mmprod.parity.compare import FIGURES
 from mmprod.parity.limits import LIMITS, Limit
-from mmprod.parity.report import Output, ParityReport, Row
+from mmprod.parity.report import Output, ParityReport, Row, Task
 
 _VERDICTS = ("leg", "graph", "precision", "target", "status", "cases", "samples", "reason")
 _FIGURES = ("graph", "precision", "target", "output", "figure", "value", "limit", "margin", "used")
@@ -25,6 +25,7 @@ def render_markdown(report: ParityReport) -> str:
         _table(_VERDICTS, [_verdict(row) for row in report.rows]),
         *_next_steps(report.rows),
         *_measured(report.rows),
+        *_tasks(report.tasks),
         *_files(report.rows),
         "## Limits",
         _limits(report.rows),
@@ -114,6 +115,15 @@ def _places(output: Output) -> list[str]:
     if output.first and output.first != output.worst:
         texts.append(f"first at {output.first}")
     return texts
+
+
+def _tasks(tasks: Sequence[Task]) -> list[str]:
+    lines = [
+        [task.metric, task.backend, f"{task.value:.5g} {task.unit}", str(task.samples)]
+        for task in tasks
+    ]
+    head = ("metric", "by", "value", "samples")
+    return ["## What a use sees", _table(head, lines)] if lines else []
 
 
 def _files(rows: Sequence[Row]) -> list[str]:

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from mmprod.manifest import FileEntry
+from mmprod.manifest import FileEntry, sha256_bytes
 from mmprod.parity.compare import Place
 from mmprod.parity.heat import Heat
 from mmprod.parity.limits import Check, limits_table
@@ -106,6 +107,20 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What a use of the model sees beside the tensors: reported for each backend, not judged, since
+    a task's figure moves with every moved draw, to either side.
+    """
+
+    metric: str
+    unit: Literal["dB", "share"]
+    backend: str
+    """`PyTorch`, or the precision of the graphs"""
+    value: float
+    samples: int
+
+
+@dataclass(frozen=True)
 class ParityReport:
     """All rows, in the order of the catalog, and how they came about."""
 
@@ -116,6 +131,7 @@ class ParityReport:
     batches: tuple[int, ...]
     seeds: int
     rows: tuple[Row, ...]
+    tasks: tuple[Task, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -156,6 +172,7 @@ class ParityReport:
             **self._head(),
             "limits": limits_table(),
             "rows": rows,
+            "tasks": [asdict(task) for task in self.tasks],
         }
 
     def _head(self) -> dict[str, Any]:
@@ -167,4 +184,10 @@ class ParityReport:
             "reference": self.reference,
             "batches": list(self.batches),
             "seeds": self.seeds,
+            "limits_sha256": limits_sha256(),
         }
+
+
+def limits_sha256() -> str:
+    """SHA-256 of all limits: under which a verdict was given is part of it."""
+    return sha256_bytes(json.dumps(limits_table(), sort_keys=True).encode())

@@ -37,7 +37,8 @@ from mmprod.parity.limits import PRECISIONS
 from mmprod.parity.merge import REPORT, merge
 from mmprod.parity.overflow import audit, open_here
 from mmprod.parity.render import render_markdown
-from mmprod.parity.report import ParityReport, Row
+from mmprod.parity.report import ParityReport, Row, Task
+from mmprod.parity.trajectory import following
 from mmprod.parity.worker import Job, Workers
 from mmprod.runners import cuda
 
@@ -68,7 +69,7 @@ class Comparison:
     `batches` and `seeds` are then run live. None: the stored cases alone, against their stored
     outputs, without torch. `precisions` None: those that were exported. `timeout_s`: how long a
     worker process may take for one answer; None: everything runs in this process. `page` makes
-    reports/parity.html; None: there is none afterwards.
+    reports/parity.html; None: there is none afterwards. `tasks`: what a use sees, for the report.
     """
 
     bundle: Bundle
@@ -79,6 +80,7 @@ class Comparison:
     on_event: Callable[[ParityEvent], None] | None = None
     timeout_s: float | None = None
     page: Page | None = None
+    tasks: Callable[[], Sequence[Task]] | None = None
 
     def run(self) -> ParityReport:
         """Compare, then write reports/parity.{json,md,npz,html}, summary and manifest. Raises as
@@ -117,6 +119,7 @@ class Comparison:
             tuple(self.batches) if live else (),
             self.seeds if live else 0,
             merge(bundle, rows, asked),
+            tuple(self.tasks()) if self.tasks else (),
         )
 
     def _graph(
@@ -138,7 +141,10 @@ class Comparison:
             cases, total = _cases(bundle, spec, batches, seeds)
             told = _progress(spec, total, self.on_event)
             apart = partial(_apart, bundle, workers=workers)
-            with decoding(bundle, spec, candidates, self.reference, apart) as ready:
+            with (
+                decoding(bundle, spec, candidates, self.reference, apart) as shown,
+                following(bundle, spec, shown, self.reference, apart) as ready,
+            ):
                 compared = check_graph(spec, cases, runner, ready, told)
             start = open_here if workers is None else partial(_start, workers, bundle)
             compared = [audit(bundle, spec, row, start) for row in compared]

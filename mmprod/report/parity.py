@@ -49,6 +49,7 @@ def render_parity_page(data: Mapping[str, Any], maps: Maps, meanings: Mapping[st
     sections = (
         Section("Verdicts", grid=_verdicts(rows)),
         *(section for graph in graphs if (section := _graph(graph, rows, maps, meanings))),
+        *_tasks(data.get("tasks", ())),
         Section("Figures", grid=_figures(rows)),
         Section("Limits and why", _LIMITS, grid=_limits(data["limits"], rows)),
         Section("Files", "A verdict holds for these files only.", grid=_files(rows)),
@@ -146,6 +147,18 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> Grid:
                 verdict = ("pass" if check["ok"] else "fail") if check else "-"
                 lines.append((*head, figure, f"{value:.6g}", limit, verdict))
     return Grid(("what", "output", "figure", "value", "limit", "verdict"), tuple(lines))
+
+
+def _tasks(tasks: Sequence[Mapping[str, Any]]) -> tuple[Section, ...]:
+    """Task metrics beside those of tensors; nothing when none were asked for."""
+    if not tasks:
+        return ()
+    keys = ("metric", "by", "value", "unit", "samples")
+    rows = [
+        (t["metric"], t["backend"], f"{t['value']:.5g}", t["unit"], t["samples"]) for t in tasks
+    ]
+    text = "What comes out for held-out samples, by each backend. Reported, not judged."
+    return (Section("What a use sees", text, grid=Grid(keys, tuple(rows))),)
 
 
 def _limits(limits: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Grid:

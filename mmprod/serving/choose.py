@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from mmprod.bundle import Artefact, Bundle
 from mmprod.bundle.assignment import resolve
-from mmprod.bundle.proof import why_unproven
+from mmprod.bundle.proof import Verdict, why_unproven
 from mmprod.errors import ConfigError, EnvironmentMissing, ParityFailed
 from mmprod.graphs.runner import Runner
+from mmprod.parity.standing import standing_rows
 from mmprod.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,13 @@ def open_runners(bundle: Bundle, settings: Settings) -> dict[str, Opened]:
     role = "onnx" if settings.backend == "ort" else "engine"
     chosen: dict[str, list[Artefact]] = {}
     missing: list[str] = []
+    verdicts = standing_rows(bundle)
     for graph in bundle.specs:
         if not bundle.artefacts(role="onnx", graph=graph):
             continue
         precision = resolve(bundle, graph, settings.precision)
         files = bundle.artefacts(role=role, graph=graph, precision=precision)
-        reasons = {file.path: _unproven(bundle, file) for file in files}
+        reasons = {file.path: _unproven(bundle, verdicts, file) for file in files}
         if proven := [file for file in files if settings.unproven or not reasons[file.path]]:
             chosen[graph] = proven
         missing += [f"{path}: {reason}" for path, reason in reasons.items() if reason]
@@ -77,12 +79,12 @@ def _open_all(
     return {name: future.result() for name, future in found.items()}
 
 
-def _unproven(bundle: Bundle, file: Artefact) -> str:
+def _unproven(bundle: Bundle, verdicts: Sequence[Verdict], file: Artefact) -> str:
     files = {file.path: file.sha256}
     if file.role == "onnx":
         weights = bundle.artefacts(role="onnx-data", graph=file.graph, precision=file.precision)
         files |= {a.path: a.sha256 for a in weights}
-    return why_unproven(bundle, LEGS[file.role], file.graph, file.precision, files)
+    return why_unproven(verdicts, LEGS[file.role], file.graph, file.precision, files)
 
 
 def _open(bundle: Bundle, files: Sequence[Artefact], settings: Settings) -> Opened:

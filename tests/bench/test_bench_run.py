@@ -22,6 +22,7 @@ from mmprod.data.tokenizer import train_tokenizer
 from mmprod.errors import ConfigError, IntegrityError
 from mmprod.graphs.runner import example_inputs
 from mmprod.parity.run import run_parity
+from mmprod.parity.standing import standing_rows
 from tests.parity.answers import FakeRunner
 from tests.parity.toy import DIMS, SPECS, decode, make_toy
 
@@ -36,8 +37,12 @@ def bundle(tmp_path: Path) -> Bundle:
     return open_bundle(made.root)
 
 
+def subjects_of(bundle: Bundle, *asked: Any) -> dict[str, list[Subject]]:
+    return find_subjects(bundle, standing_rows(bundle), *asked)
+
+
 def test_a_passed_graph_gets_figures(bundle: Bundle) -> None:
-    report = run_bench(bundle, find_subjects(bundle, ["codec_decode"]), QUICK)
+    report = run_bench(bundle, subjects_of(bundle, ["codec_decode"]), QUICK)
     assert [(r.subject.name, r.batch, r.status) for r in report.rows] == [
         ("onnxruntime fp32", 1, "measured"),
         ("onnxruntime fp32", 3, "measured"),
@@ -59,7 +64,7 @@ def test_a_file_that_changed_after_its_pass_is_void(bundle: Bundle) -> None:
     path.write_bytes(path.read_bytes() + b"\x42\x02hi")  # a field that nobody reads
     bundle.add(path, role="onnx", graph="codec_decode", precision="fp32")
     bundle.save()
-    rows = run_bench(bundle, find_subjects(bundle), QUICK).rows
+    rows = run_bench(bundle, subjects_of(bundle), QUICK).rows
     by_graph = {row.subject.graph: row for row in rows}
     assert by_graph["codec_decode"].status == "void"
     assert by_graph["codec_decode"].reason == NO_PASS
@@ -68,7 +73,7 @@ def test_a_file_that_changed_after_its_pass_is_void(bundle: Bundle) -> None:
 
 
 def test_a_file_that_changes_after_its_hash_was_read_is_refused(bundle: Bundle) -> None:
-    subjects = find_subjects(bundle, ["codec_decode"])
+    subjects = subjects_of(bundle, ["codec_decode"])
     (graph,) = bundle.artefacts(role="onnx", graph="codec_decode")
     path = bundle.path(graph)
     path.write_bytes(path.read_bytes() + b"\x42\x02hi")
@@ -82,9 +87,28 @@ def test_a_graph_that_failed_parity_is_void(bundle: Bundle) -> None:
         if row["graph"] == "embed_text":
             row["status"], row["reason"] = "fail", "cosine 0.2"
     bundle.put_summary("parity", summary)
-    (row,) = run_bench(bundle, find_subjects(bundle, ["embed_text"]), Settings(batches=(1,))).rows
+    (row,) = run_bench(bundle, subjects_of(bundle, ["embed_text"]), Settings(batches=(1,))).rows
     assert row.status == "void"
     assert "cosine 0.2" in row.reason
+
+
+def test_a_pass_under_other_limits_is_void(bundle: Bundle) -> None:
+    bundle.summaries["parity"]["limits_sha256"] = "0" * 64
+    subjects = subjects_of(bundle)
+    assert {s.void for found in subjects.values() for s in found} == {NO_PASS}
+
+
+def test_a_file_that_changes_before_a_process_opens_it_is_refused(bundle: Bundle) -> None:
+    """Whoever measured has verified it; the process that opens it looks again."""
+    (subject,) = subjects_of(bundle, ["codec_decode"])["codec_decode"]
+    path = subject.paths["codec_decode"]
+    task = replace(_task(bundle, path), files=dict(subject.files))
+    path.write_bytes(path.read_bytes() + b"\x42\x02hi")
+    with (
+        pytest.raises(IntegrityError, match="changed while it was being opened"),
+        SubjectProcess(task, 60),
+    ):
+        pass
 
 
 def test_an_engine_without_a_device_is_not_run(bundle: Bundle) -> None:
@@ -92,7 +116,11 @@ def test_an_engine_without_a_device_is_not_run(bundle: Bundle) -> None:
     plan.parent.mkdir(parents=True)
     plan.write_bytes(b"plan")
     bundle.add(plan, role="engine", graph="codec_decode", precision="fp32")
-    rows = run_bench(bundle, find_subjects(bundle, ["codec_decode"]), Settings(batches=(1,))).rows
+    rows = run_bench(
+        bundle,
+        subjects_of(bundle, ["codec_decode"]),
+        Settings(batches=(1,)),
+    ).rows
     found = {row.subject.name: row for row in rows}
     engine = found["engine fp32 rtx-sm86"]
     assert engine.status in ("not run", "void")
@@ -108,13 +136,13 @@ def test_what_the_bundle_does_not_hold(
     graphs: list[str], precisions: list[str], bundle: Bundle
 ) -> None:
     with pytest.raises(ConfigError, match="holds nothing for"):
-        find_subjects(bundle, graphs, precisions)
+        subjects_of(bundle, graphs, precisions)
 
 
 def test_peers_are_those_asked_for(bundle: Bundle) -> None:
     def kinds(*peers: str) -> list[str]:
         (found,) = find_subjects(
-            bundle, ["codec_decode"], [], {"weights": "0" * 64}, peers
+            bundle, standing_rows(bundle), ["codec_decode"], [], {"weights": "0" * 64}, peers
         ).values()
         return [subject.kind for subject in found]
 
@@ -126,7 +154,7 @@ def test_peers_are_those_asked_for(bundle: Bundle) -> None:
 
 def test_a_batch_outside_the_graph_table(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match="1 to 16, not 17"):
-        run_bench(bundle, find_subjects(bundle), Settings(batches=(17,)))
+        run_bench(bundle, subjects_of(bundle), Settings(batches=(17,)))
     assert Settings().sizes(SPECS["joint"]) == (1, 4, 16)
 
 
@@ -141,7 +169,7 @@ def test_one_that_fails_in_the_middle_leaves_the_others_their_figures(
         return ask(self, **request)
 
     monkeypatch.setattr(SubjectProcess, "ask", failing)
-    rows = run_bench(bundle, find_subjects(bundle), replace(QUICK, batches=(1,))).rows
+    rows = run_bench(bundle, subjects_of(bundle), replace(QUICK, batches=(1,))).rows
     found = {row.subject.graph: (row.status, row.reason) for row in rows}
     assert found["embed_text"] == ("not run", "ONNX Runtime could not run it")
     assert found["codec_decode"] == ("measured", "")
@@ -169,14 +197,14 @@ def test_host_loops_are_for_the_precisions_that_can_agree(bundle: Bundle) -> Non
             path = bundle.root / f"onnx/{graph}.{precision}.onnx"
             path.write_bytes(b"graph")
             bundle.add(path, role="onnx", graph=graph, precision=precision)
-    found = find_subjects(bundle, ["text_to_image"], [], {}, ["loop"])["text_to_image"]
+    found = subjects_of(bundle, ["text_to_image"], [], {}, ["loop"])["text_to_image"]
     loops = [subject.precision for subject in found if subject.kind == "host loop"]
     assert sorted(loops) == ["fp16", "fp32"]
 
 
 def _task(bundle: Bundle, path: Path, kind: str = "onnxruntime") -> Task:
     paths = {"codec_decode": str(path)}
-    return Task(str(bundle.root), kind, "codec_decode", "fp32", paths, "", 1, ((), ()))
+    return Task(str(bundle.root), kind, "codec_decode", "fp32", paths, {}, "", 1, ((), ()))
 
 
 def test_a_subject_that_is_too_slow_is_given_up(bundle: Bundle) -> None:

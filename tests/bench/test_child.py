@@ -67,7 +67,7 @@ def test_what_is_compiled_is_ready_only_then(
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     for kind in ("torch eager", "torch compile"):
         order: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
-        task = Task(str(bundle.root), kind, "codec_decode", "fp32", {}, "", 1, order, batch=3)
+        task = Task(str(bundle.root), kind, "codec_decode", "fp32", {}, {}, "", 1, order, batch=3)
         child._serve(task, lambda said: seen.append(sorted(said)))
     ready = ["backend", "edges", "ready_s"]
     assert seen == [ready, 3, ready]

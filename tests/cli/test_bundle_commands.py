@@ -18,6 +18,7 @@ from mmprod.cli.output import Output
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.errors import ConfigError, EnvironmentMissing, ParityFailed
 from mmprod.manifest import sha256_file
+from mmprod.parity.report import limits_sha256
 
 from .conftest import Mmprod, in_process_of_its_own
 
@@ -52,7 +53,8 @@ def summary(bundle: Bundle, status: str, digest: str = "") -> dict[str, Any]:
         "reason": "3 of 64 codes differ",
         "sha256": {graph.path: digest or graph.sha256},
     }
-    return {"ok": status == "pass", "pass": 1, "fail": 0, "not run": 0, "rows": [row]}
+    counts = {"ok": status == "pass", "pass": 1, "fail": 0, "not run": 0}
+    return {**counts, "limits_sha256": limits_sha256(), "rows": [row]}
 
 
 def bench_summary(bundle: Bundle) -> dict[str, Any]:
@@ -261,6 +263,19 @@ def test_gate_stays_shut_for_a_graph_that_was_not_compared(
         gate, "check", lambda out, bundle, run, foreign: checked.append(bundle.name)
     )
     with pytest.raises(EnvironmentMissing, match="codec_encode fp32: 3 of 64 codes differ"):
+        gate.gate(Output(verbosity=-1), bundle, ("fp32",))
+    assert checked == ["hand"]
+
+
+def test_a_pass_under_other_limits_does_not_open_the_gate(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle.put_summary("parity", summary(bundle, "pass") | {"limits_sha256": "0" * 64})
+    checked: list[str] = []
+    monkeypatch.setattr(
+        gate, "check", lambda out, bundle, run, foreign: checked.append(bundle.name)
+    )
+    with pytest.raises(EnvironmentMissing, match="could not be compared"):
         gate.gate(Output(verbosity=-1), bundle, ("fp32",))
     assert checked == ["hand"]
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mmprod.bundle import Bundle, open_bundle
-from mmprod.deploying.facts import read_facts
+from mmprod.deploying.facts import Facts, read_facts
 from mmprod.manifest import sha256_file
+from mmprod.parity.standing import standing_rows
 from tests.deploying.bundles import NODES, small_bundle
 
 
@@ -39,8 +40,12 @@ def _with_engine(root: Path) -> Bundle:
     return open_bundle(root)
 
 
+def _facts(bundle: Bundle) -> Facts:
+    return read_facts(bundle, standing_rows(bundle))
+
+
 def test_graphs_engines_and_verdicts(tmp_path: Path) -> None:
-    found = read_facts(_with_engine(tmp_path / "bundle"))
+    found = _facts(_with_engine(tmp_path / "bundle"))
     assert [graph.graph for graph in found.of_precision("fp32")] == [
         name for name in found.specs if name in NODES
     ]
@@ -58,4 +63,4 @@ def test_a_verdict_of_other_content_counts_for_nothing(tmp_path: Path) -> None:
     for row in parity["rows"]:
         row["sha256"] = dict.fromkeys(row["sha256"], "0" * 64)
     bundle.put_summary("parity", parity)
-    assert {graph.parity for graph in read_facts(bundle).graphs} == {""}
+    assert {graph.parity for graph in _facts(bundle).graphs} == {""}

@@ -10,6 +10,7 @@ from mmprod.deploying.files import Copy, check_target, write_files
 from mmprod.deploying.options import Options
 from mmprod.deploying.render import render_to
 from mmprod.errors import ConfigError
+from mmprod.parity.standing import standing_rows
 from tests.deploying.bundles import small_bundle
 
 
@@ -54,13 +55,17 @@ def test_wrong_targets_are_refused(tmp_path: Path) -> None:
 
 def test_a_bundle_renders_to_the_same_bytes_again(tmp_path: Path) -> None:
     bundle = small_bundle(tmp_path / "bundle")
-    first = render_to(bundle, Options(), ["triton", "docker"], tmp_path / "out")
-    assert first == render_to(bundle, Options(), ["triton", "docker"], tmp_path / "out")
+    first = render_to(
+        bundle, standing_rows(bundle), Options(), ["triton", "docker"], tmp_path / "out"
+    )
+    assert first == render_to(
+        bundle, standing_rows(bundle), Options(), ["triton", "docker"], tmp_path / "out"
+    )
     config = (tmp_path / "out" / "triton" / "graph.embed_text" / "config.pbtxt").read_text()
     assert 'name: "tokens"' in config and "max_batch_size: 16" in config and "dims: 12" in config
     copied = tmp_path / "out" / "triton" / "graph.embed_text" / "1" / "model.onnx"
     assert copied.read_bytes() == (bundle.root / "onnx" / "embed_text.fp32.onnx").read_bytes()
     with pytest.raises(ConfigError, match="no-parity-pass"):
         bundle.put_summary("parity", {"ok": True, "rows": []})
-        render_to(bundle, Options(), ["triton"], tmp_path / "other")
+        render_to(bundle, standing_rows(bundle), Options(), ["triton"], tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -34,6 +34,7 @@ from mmprod.deploying.options import Options
 from mmprod.deploying.render import render
 from mmprod.graphs.runner import Array, example_inputs
 from mmprod.graphs.spec import GraphSpec
+from mmprod.parity.standing import standing_rows
 from mmprod.runners.ort import OrtRunner
 from mmprod.sampling import generate_images
 from tests.deploying import triton_server
@@ -192,7 +193,11 @@ def _triton(bundle: Bundle, folder: Path) -> Iterator[Address]:
         triton_server.prepare()
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no Triton: {triton_server.PYTRITON} cannot be installed here ({error})")
-    write_files(render(read_facts(bundle), Options(), ["triton"]), folder / "out", bundle.root)
+    write_files(
+        render(read_facts(bundle, standing_rows(bundle)), Options(), ["triton"]),
+        folder / "out",
+        bundle.root,
+    )
     with triton_server.serving(folder / "out" / "triton", folder / "log") as found:
         yield found
 

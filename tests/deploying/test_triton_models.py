@@ -17,6 +17,7 @@ from mmprod.deploying.render import render_to
 from mmprod.deploying.triton_config import parse
 from mmprod.deploying.triton_models import graph, text_to_image
 from mmprod.graphs.runner import example_inputs
+from mmprod.parity.standing import standing_rows
 from mmprod.runners.ort import OrtRunner
 from mmprod.sampling import noise
 from tests.deploying.bundles import small_bundle
@@ -54,7 +55,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     backend.Tensor, backend.InferenceResponse, backend.TritonError = Port, Response, Error
     backend.get_input_tensor_by_name = _tensor
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
-    render_to(small_bundle(tmp_path / "bundle"), Options(), ["triton"], tmp_path / "out")
+    bundle = small_bundle(tmp_path / "bundle")
+    render_to(bundle, standing_rows(bundle), Options(), ["triton"], tmp_path / "out")
     return tmp_path / "out" / "triton"
 
 

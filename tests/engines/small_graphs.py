@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from mmprod.engines.job import BuildJob
 from mmprod.graphs.spec import Dim, GraphSpec, Tensor
+from mmprod.manifest import sha256_file
 
 BATCH = Dim("batch", 1, 4, 16)
 REDUCED = {"fp16": T.FLOAT16, "bf16": T.BFLOAT16}
@@ -30,7 +31,14 @@ def job(
     graph: GraphSpec, path: Path, precision: str, target: str, plan: str = "out.plan"
 ) -> BuildJob:
     where = path.parent / plan
-    return BuildJob.of(graph, onnx=path, plan=where, precision=precision, target=("rtx", target))
+    return BuildJob.of(
+        graph,
+        onnx=path,
+        plan=where,
+        precision=precision,
+        target=("rtx", target),
+        files=[(path.name, sha256_file(path))],
+    )
 
 
 def matmul(path: Path, precision: str = "fp32") -> GraphSpec:

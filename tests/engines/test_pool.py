@@ -41,7 +41,7 @@ FAKE = textwrap.dedent(
 def jobs(tmp_path: Path, *graphs: str) -> list[BuildJob]:
     path = tmp_path / "graph.onnx"
     path.write_bytes(b"onnx")
-    return [BuildJob(name, "fp16", "rtx", "sm86", str(path), "plan", (), ()) for name in graphs]
+    return [BuildJob(name, "fp16", "rtx", "sm86", str(path), "plan", (), (), ()) for name in graphs]
 
 
 def run(tmp_path: Path, limits: Limits, *graphs: str) -> dict[str, Outcome]:

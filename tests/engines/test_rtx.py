@@ -142,9 +142,21 @@ def test_a_graph_that_is_not_the_specified_one_is_refused(path: Path) -> None:
         rtx.build(dataclasses.replace(job, outputs=other))
 
 
-def test_a_file_that_is_no_onnx_is_refused(path: Path) -> None:
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_file_that_changed_since_it_was_asked_for_is_refused(path: Path, gone: bool) -> None:
     job = small_graphs.job(small_graphs.matmul(path), path, "fp32", "sm86")
+    small_graphs.matmul(path, "fp16")  # another one that could be built
+    if gone:
+        path.unlink()
+    with pytest.raises(IntegrityError, match="changed before it was read"):
+        rtx.build(job)
+    assert not Path(job.plan).exists()
+
+
+def test_a_file_that_is_no_onnx_is_refused(path: Path) -> None:
+    graph = small_graphs.matmul(path)
     path.write_bytes(b"no protobuf at all")
+    job = small_graphs.job(graph, path, "fp32", "sm86")
     with pytest.raises(ConfigError, match=r"cannot read graph\.onnx"):
         rtx.build(job)
 

@@ -69,6 +69,26 @@ def test_bf16_is_as_near_to_the_truth_as_pytorch() -> None:
     assert errors[0] <= 1.5 * errors[1]
 
 
+@pytest.mark.parametrize("chunk", [1, 2**20])
+def test_bf16_values_are_as_near_to_the_truth_as_pytorch(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also far from zero, where sums of squares about zero would lose all digits."""
+    monkeypatch.setattr(group_norm, "CHUNK", chunk)
+    ours, theirs = layers(32, 8)
+    torch.manual_seed(3)
+    x = (30 + torch.randn(4, 16, 16, 32)).to(torch.bfloat16).permute(0, 3, 1, 2)
+    truth = copy.deepcopy(theirs).double()(x.double()).detach()
+    errors = [
+        float((layer(x).detach().double() - truth).square().mean().sqrt())
+        for layer in (ours, theirs)
+    ]
+    assert errors[0] <= 1.1 * errors[1]
+    y = ours(x)
+    assert y.dtype == torch.bfloat16
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_keeps_the_memory_format_of_the_gradient() -> None:
     ours, _ = layers(8, 2)
     _, (dx, *_) = gradients(ours, pictures(8))

@@ -9,14 +9,8 @@ import pytest
 import torch
 
 from mmprod.config.schema import Dims, SamplerConfig
-from mmprod.models.unmask import (
-    ImageUnmask,
-    TextUnmask,
-    draw,
-    halton_ranks,
-    image_bounds,
-    text_bounds,
-)
+from mmprod.models.order import halton_ranks, image_bounds, text_bounds
+from mmprod.models.unmask import ImageUnmask, TextUnmask, draw
 
 DIMS = Dims(16, 4, 11, 6, 9, 8)
 SAMPLER = SamplerConfig(image_steps=4, text_steps=3)

@@ -1,0 +1,53 @@
+"""A denoising step of the samplers in NumPy: what models/unmask.py says in torch, for hosts that
+follow a sampler step by step over `fusion_step`. The same noise gives the same ids.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmprod.config.schema import SamplerConfig
+from mmprod.graphs.runner import Array
+from mmprod.models.order import BELOW_ONE, CONFIDENCE_LEVELS
+
+
+def guided(given: Array, free: Array, step: int, sampler: SamplerConfig) -> Array:
+    """Logits (B, N, K) with and without the text -> those to draw from at step 0..T-1."""
+    ramp = np.float32(step + 1) / np.float32(sampler.image_steps)
+    weight = np.float32(1) + np.float32(sampler.guidance) * ramp
+    logits: Array = free + weight * (given - free)
+    return logits
+
+
+def cumulative(logits: Array, temperature: float, min_probability: float) -> Array:
+    """logits (..., K) float32 -> the sums that a draw is looked up in (..., K); not normalised."""
+    weight = np.exp((logits - logits.max(-1, keepdims=True)) * np.float32(1 / temperature))
+    weight[weight < min_probability] = 0
+    sums: Array = np.cumsum(weight, axis=-1)
+    return sums
+
+
+def threshold(sums: Array, uniform: Array) -> Array:
+    """Sums (..., K), uniform (...) in [0, 1) -> where the draw falls (...)."""
+    place: Array = uniform * sums[..., -1] * np.float32(BELOW_ONE)
+    return place
+
+
+def draw(logits: Array, uniform: Array, temperature: float, min_probability: float) -> Array:
+    """logits (B, S, K) float32, uniform (B, S) -> ids (B, S) int32."""
+    sums = cumulative(logits, temperature, min_probability)
+    drawn: Array = (sums <= threshold(sums, uniform)[..., None]).sum(-1, dtype=np.int32)
+    return drawn
+
+
+def most_confident(logits: Array, masked: Array, count: int) -> Array:
+    """logits (B, L, V), masked (B, L) bool -> which `count` masked places a text fills in (B, L)
+    bool: the most confident ones, earlier ones first among equals.
+    """
+    length = masked.shape[1]
+    confidence = 1 / np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)
+    level = np.round(confidence * CONFIDENCE_LEVELS).astype(np.int32)
+    score = np.where(masked, level * length + np.arange(length - 1, -1, -1, dtype=np.int32), -1)
+    rank = (score[:, None, :] > score[:, :, None]).sum(-1)
+    chosen: Array = masked & (rank < count)
+    return chosen
