@@ -184,6 +184,16 @@ class SamplerConfig(Section):
     )
 
 
+class DistillConfig(Section):
+    """A fusion stage that learns to draw in fewer steps what another run draws in many."""
+
+    teacher: str = Field(
+        default="",
+        description="run whose sampler is learned, for sampler.image_steps steps without guidance "
+        "(mmprod distill); empty: learn from the data alone",
+    )
+
+
 class Config(Section):
     """A whole job: data, both models, their training, the samplers, where figures go."""
 
@@ -198,6 +208,7 @@ class Config(Section):
     fusion: FusionConfig = FusionConfig()
     fusion_train: TrainConfig = TrainConfig()
     sampler: SamplerConfig = SamplerConfig()
+    distill: DistillConfig = DistillConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("name")

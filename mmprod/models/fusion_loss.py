@@ -60,6 +60,18 @@ class Masked:
     ratio: Tensor
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What each sample of a batch is asked: its task (B,), both modalities after masking, and the
+    probabilities (B, N, K) that a student shall come to, where there is a teacher.
+    """
+
+    task: Tensor
+    image: Masked
+    text: Masked
+    target: Tensor | None = None
+
+
 class FusionObjective(nn.Module):
     """Wraps the model so that one forward gives all losses (what a wrapping engine needs)."""
 
@@ -72,6 +84,10 @@ class FusionObjective(nn.Module):
         """codes (B, N), tokens (B, L) integer, noise from `draw_noise` -> scalar losses; a pure
         function of its inputs.
         """
+        return self.losses(codes, tokens, self.plan(codes, tokens, noise))
+
+    def plan(self, codes: Tensor, tokens: Tensor, noise: Tensor) -> Plan:
+        """Tasks and masks of a batch."""
         n = self.dims.positions
         edges = torch.cumsum(torch.tensor(list(TASKS.values()), device=noise.device), 0)
         task = (noise[:, :1] > edges[:-1]).sum(1)
@@ -82,14 +98,17 @@ class FusionObjective(nn.Module):
         text_ratio = torch.where(task == 0, ones, torch.where(task == 2, zeros, text_ratio))
         image = _mask(codes, noise[:, 3 : 3 + n], image_ratio, self.dims.codebook_size)
         text = _mask(tokens, noise[:, 3 + n :], text_ratio, self.dims.vocabulary)
+        return Plan(task, image, text)
+
+    def losses(self, codes: Tensor, tokens: Tensor, plan: Plan) -> dict[str, Tensor]:
+        """The terms of the loss, and readouts."""
+        task, image, text = plan.task, plan.image, plan.text
         image_features, text_features = (
             self.fusion.image.encode(image.ids),
             self.fusion.text.encode(text.ids),
         )
         fused_image, fused_text = self.fusion.fuse(image_features, text_features)
-        image_loss = self._likelihood(
-            self.fusion.image.decode(fused_image), codes, image, MEAN_ARCCOS
-        )
+        image_loss = self.image_losses(self.fusion.image.decode(fused_image), codes, plan)
         text_loss = self._likelihood(
             self.fusion.text.decode(fused_text), tokens, text, 0.5, pad=True
         )
@@ -109,6 +128,10 @@ class FusionObjective(nn.Module):
             "text_to_image": _mean_where(image_loss, task == 2),
             "image_to_text": _mean_where(text_loss, task == 3),
         }
+
+    def image_losses(self, logits: Tensor, codes: Tensor, plan: Plan) -> Tensor:
+        """The loss of each sample's picture: (B,)."""
+        return self._likelihood(logits, codes, plan.image, MEAN_ARCCOS)
 
     def _likelihood(
         self, logits: Tensor, target: Tensor, masked: Masked, mean_ratio: float, pad: bool = False

@@ -16,7 +16,7 @@ from mmprod.data.tokenizer import Tokenizer
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.modules import build_module
 from mmprod.models.codec import Codec
-from mmprod.models.fusion import build_fusion
+from mmprod.models.fusion import Fusion, build_fusion
 from mmprod.models.fusion_loss import CONTRAST_GROUP, FusionObjective, draw_noise
 from mmprod.runners.torch import TorchRunner
 from mmprod.sampling import generate_images
@@ -66,11 +66,23 @@ class FusionTask:
         with build or nullcontext():
             fusion = build_fusion(config.fusion, dims)
         fusion.adopt_codebook(data.codec.quantizer.table())
-        self.model: nn.Module = FusionObjective(fusion, config.fusion, dims)
+        self.model: nn.Module = self.objective(fusion)
         self.size, self.weights = len(data.train), data.train.weights
 
+    def objective(self, fusion: Fusion) -> FusionObjective:
+        """The model with its losses."""
+        return FusionObjective(fusion, self._config.fusion, self._dims)
+
+    def lessons(
+        self, generator: torch.Generator, whole: int, rows: slice, given: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """What the objective takes beside codes, tokens and noise: nothing. `given`: codes and
+        tokens of the rows of a global batch of `whole` samples.
+        """
+        return ()
+
     def batch(self, share: Share) -> tuple[Tensor, ...]:
-        """(codes (B, N) int32, tokens (B, L) int32, noise (B, ...) float32).
+        """(codes (B, N) int32, tokens (B, L) int32, noise (B, ...) float32, then the lessons).
 
         The caption is drawn anew in each step.
         """
@@ -83,7 +95,10 @@ class FusionTask:
         seed = mixed_seed(share.seed, share.step, "caption")
         tokens = self._tokens(self._data.train, share.indices, seed)
         noise = share.cut(draw_noise(share.generator("mask"), len(share.batch), self._dims))
-        return torch.from_numpy(codes).to(self._device), tokens, noise.to(self._device)
+        given = torch.from_numpy(codes).to(self._device), tokens
+        rows = slice(share.start, share.stop)
+        lessons = self.lessons(share.generator("lesson"), len(share.batch), rows, given)
+        return *given, noise.to(self._device), *lessons
 
     def losses(
         self, outputs: dict[str, Tensor], batch: tuple[Tensor, ...], step: int
@@ -121,7 +136,9 @@ class FusionTask:
         with torch.no_grad():
             for start in range(0, count, CHUNK):
                 part = slice(start, start + CHUNK)
-                losses = model(codes[part], tokens[part], noise[part].to(self._device))
+                given = codes[part], tokens[part]
+                lessons = self.lessons(torch.Generator().manual_seed(0), count, part, given)
+                losses = model(*given, noise[part].to(self._device), *lessons)
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + float(value) * len(codes[part])
         picture = self._samples(model, indices[:SHOWN])

@@ -1,0 +1,70 @@
+"""The run folder of a student, before it is trained: its teacher's codec and tokenizer, and a
+configuration made from the teacher's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmprod.checkpoint import layout
+from mmprod.checkpoint.run import Run
+from mmprod.config.load import load_config, to_toml
+from mmprod.config.schema import Config
+from mmprod.errors import ConfigError
+from mmprod.manifest import atomic_path, write_text
+from mmprod.training.distill_task import check_steps
+
+SHARE_OF_STEPS = 0.5
+SHARE_OF_RATE = 0.5
+"""of the teacher's own training, by default: the student begins where the teacher ended"""
+
+
+def student_config(teacher: Run, steps: int, overrides: Sequence[str]) -> Config:
+    """The teacher's configuration with another sampler, data and start; `overrides` on top.
+
+    Raises ConfigError where the teacher has no model, or not a multiple of `steps`.
+    """
+    teacher.weights_path("fusion")
+    check_steps(teacher, steps)
+    train = teacher.config.fusion_train
+    length = max(1, round(train.steps * SHARE_OF_STEPS))
+    root = str(teacher.root.resolve())
+    changes = {
+        "name": f"{teacher.name}-{steps}-steps",
+        "data.path": str(teacher.data_root.resolve()),
+        "sampler.image_steps": steps,
+        "sampler.guidance": 0.0,
+        "sampler.image_temperature": 1.0,
+        "fusion_train.steps": length,
+        "fusion_train.lr": train.lr * SHARE_OF_RATE,
+        "fusion_train.eval_every": min(train.eval_every, length),
+        "fusion_train.save_every": min(train.save_every, length),
+        "fusion_train.init_from": root,
+        "distill.teacher": root,
+    }
+    given = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    return load_config(str(teacher.config_path), [*given, *overrides])
+
+
+def prepare_student(teacher: Run, config: Config, root: Path) -> None:
+    """Make the folder, or complete one that was interrupted; what is there stays.
+
+    Raises ConfigError where `root` is another folder.
+    """
+    path = root / layout.CONFIG
+    if not path.is_file():
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise ConfigError(f"{root} exists and is not a run folder", hint="choose another --out")
+        write_text(path, to_toml(config))
+    codec = teacher.stage_folder("codec")
+    files = [teacher.tokenizer_path]
+    files += [codec / name for name in (layout.WEIGHTS, layout.METRICS, layout.INIT, layout.STAGE)]
+    for source in files:
+        copy = root / source.relative_to(teacher.root)
+        if source.is_file() and not copy.is_file():
+            copy.parent.mkdir(exist_ok=True)
+            with atomic_path(copy) as temporary:
+                shutil.copyfile(source, temporary)
