@@ -11,11 +11,11 @@ from pathlib import Path
 
 from mmprod.checkpoint import layout
 from mmprod.checkpoint.run import Run
-from mmprod.config.load import load_config, to_toml
+from mmprod.config.load import load_config
 from mmprod.config.schema import Config
-from mmprod.errors import ConfigError
-from mmprod.manifest import atomic_path, write_text
+from mmprod.manifest import atomic_path
 from mmprod.training.distill_task import check_steps
+from mmprod.training.prepare import claim
 
 SHARE_OF_STEPS = 0.5
 SHARE_OF_RATE = 0.5
@@ -52,13 +52,9 @@ def student_config(teacher: Run, steps: int, overrides: Sequence[str]) -> Config
 def prepare_student(teacher: Run, config: Config, root: Path) -> None:
     """Make the folder, or complete one that was interrupted; what is there stays.
 
-    Raises ConfigError where `root` is another folder.
+    Raises ConfigError where `root` is something else, or another configuration's.
     """
-    path = root / layout.CONFIG
-    if not path.is_file():
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise ConfigError(f"{root} exists and is not a run folder", hint="choose another --out")
-        write_text(path, to_toml(config))
+    claim(config, root)
     codec = teacher.stage_folder("codec")
     files = [teacher.tokenizer_path]
     files += [codec / name for name in (layout.WEIGHTS, layout.METRICS, layout.INIT, layout.STAGE)]
