@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from mmprod.config.schema import Dims, FusionConfig, SamplerConfig
 from mmprod.models.fusion import Fusion
-from mmprod.models.fusion_loss import FusionObjective, Masked, Plan
+from mmprod.models.fusion_loss import MEAN_ARCCOS, FusionObjective, Masked, Plan
+from mmprod.models.head import cross_entropy, of_places
 from mmprod.models.unmask import draw, draw_weights, guided, halton_ranks, image_bounds
 
 TAUGHT = 2
@@ -134,10 +135,21 @@ class DistillObjective(FusionObjective):
         )
         return self.losses(codes, tokens, Plan(plan.task, image, plan.text, shown.target))
 
-    def image_losses(self, logits: Tensor, codes: Tensor, plan: Plan) -> Tensor:
+    def image_losses(self, features: Tensor, codes: Tensor, plan: Plan) -> Tensor:
         """As in `FusionObjective`; of taught samples the divergence from the teacher."""
-        own = super().image_losses(logits, codes, plan)
-        apart = F.kl_div(F.log_softmax(logits, -1), plan.target, reduction="none").sum((1, 2))
+        if plan.target is None:
+            raise ValueError("a student needs a lesson")
+        taught = plan.task == TAUGHT
+        given = codes, plan.target, taught[:, None].expand(codes.shape)
+        surprise = of_places(self.fusion.image, features, _surprise, given)
+        own = self._likelihood(surprise, codes, plan.image, MEAN_ARCCOS)
         # Over a batch each place counts alike; a step has N / steps of them in the mean.
-        share = self.steps / self.dims.positions / math.log(logits.shape[-1])
-        return torch.where(plan.task == TAUGHT, apart * share, own)
+        return torch.where(taught, surprise.sum(1) * self.steps / self.dims.positions, own)
+
+
+def _surprise(logits: Tensor, codes: Tensor, target: Tensor, taught: Tensor) -> Tensor:
+    """Per place, in units of ln(K): cross-entropy; where it is taught, the divergence from the
+    target, which is 0 at places of other steps.
+    """
+    apart = F.kl_div(F.log_softmax(logits, -1), target, reduction="none").sum(-1)
+    return torch.where(taught, apart / math.log(logits.shape[-1]), cross_entropy(logits, codes))

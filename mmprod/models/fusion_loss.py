@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from mmprod.config.schema import Dims, FusionConfig
 from mmprod.models.fusion import Fusion
+from mmprod.models.head import cross_entropy, of_places
 
 TASKS = {"image": 0.06, "text": 0.04, "text_to_image": 0.45, "image_to_text": 0.30, "joint": 0.15}
 """share of samples per task, in the order of the cumulative draw"""
@@ -108,10 +109,10 @@ class FusionObjective(nn.Module):
             self.fusion.text.encode(text.ids),
         )
         fused_image, fused_text = self.fusion.fuse(image_features, text_features)
-        image_loss = self.image_losses(self.fusion.image.decode(fused_image), codes, plan)
-        text_loss = self._likelihood(
-            self.fusion.text.decode(fused_text), tokens, text, 0.5, pad=True
-        )
+        image_loss = self.image_losses(self.fusion.image.decode_features(fused_image), codes, plan)
+        words = self.fusion.text.decode_features(fused_text)
+        surprise = of_places(self.fusion.text, words, cross_entropy, (tokens,))
+        text_loss = self._likelihood(surprise, tokens, text, 0.5, pad=True)
         image_loss = image_loss * (task != 1)
         text_loss = text_loss * (task != 0) * self.cfg.text_weight
         contrast = self._contrast(image_features, text_features, image.ratio, text.ratio)
@@ -129,27 +130,24 @@ class FusionObjective(nn.Module):
             "image_to_text": _mean_where(text_loss, task == 3),
         }
 
-    def image_losses(self, logits: Tensor, codes: Tensor, plan: Plan) -> Tensor:
-        """The loss of each sample's picture: (B,)."""
-        return self._likelihood(logits, codes, plan.image, MEAN_ARCCOS)
+    def image_losses(self, features: Tensor, codes: Tensor, plan: Plan) -> Tensor:
+        """The loss of each sample's picture (B,), from what the head reads (B, N, D)."""
+        surprise = of_places(self.fusion.image, features, cross_entropy, (codes,))
+        return self._likelihood(surprise, codes, plan.image, MEAN_ARCCOS)
 
     def _likelihood(
-        self, logits: Tensor, target: Tensor, masked: Masked, mean_ratio: float, pad: bool = False
+        self, surprise: Tensor, target: Tensor, masked: Masked, mean_ratio: float, pad: bool = False
     ) -> Tensor:
-        """Cross-entropy over masked places in units of ln(vocabulary): (B,).
+        """Cross-entropy of each place (B, S) in units of ln(vocabulary) -> over masked ones: (B,).
 
         The mean over a sample's masked places, weighted by its ratio against the mean ratio: over a
         batch each masked place counts alike, as in MaskGIT.
         """
-        vocabulary = logits.shape[-1]
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), target.flatten().long(), reduction="none"
-        ).view(target.shape)
         weight = masked.mask.float()
         if pad:
             after_end = F.pad((target == PAD)[:, 1:], (1, 0)) & (target == PAD)
             weight = torch.where(after_end, weight * self.cfg.pad_weight, weight)
-        per_sample = (loss * weight).sum(1) / weight.sum(1).clamp_min(1e-6) / math.log(vocabulary)
+        per_sample = (surprise * weight).sum(1) / weight.sum(1).clamp_min(1e-6)
         return per_sample * masked.ratio / mean_ratio
 
     def _contrast(

@@ -17,8 +17,8 @@ from mmprod.manifest import atomic_path
 from mmprod.training.distill_task import check_steps
 from mmprod.training.prepare import claim
 
-SHARE_OF_STEPS = 0.5
-SHARE_OF_RATE = 0.5
+SHARE_OF_STEPS = 0.25
+SHARE_OF_RATE = 0.125
 """of the teacher's own training, by default: the student begins where the teacher ended"""
 
 
