@@ -154,6 +154,11 @@ class FusionConfig(Section):
         default=0.1, ge=0, description="loss weight of padding after the end of a text"
     )
     contrastive_weight: float = Field(default=0.2, ge=0)
+    contrast: Literal["groups", "batch"] = Field(
+        default="groups",
+        description="what a picture's text is told from: groups: the texts of 8 samples, alike for "
+        "any number of ranks; batch: those of the micro-batches of all ranks",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmprod.config.schema import Config
 from mmprod.models.example import Example
-from mmprod.models.fusion_loss import CONTRAST_GROUP
+from mmprod.models.contrast import CONTRAST_GROUP
 
 
 @dataclass(frozen=True)

@@ -22,19 +22,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from mmprod.config.schema import Dims, FusionConfig
+from mmprod.models.contrast import Neighbours, Seen, around_the_ring, within_groups
 from mmprod.models.fusion import Fusion
 from mmprod.models.head import cross_entropy, of_places
 
 TASKS = {"image": 0.06, "text": 0.04, "text_to_image": 0.45, "image_to_text": 0.30, "joint": 0.15}
 """share of samples per task, in the order of the cumulative draw"""
-CONTRAST_GROUP = 8
-"""samples that are contrasted with each other: a fixed group, so that the loss is the same for any
-number of ranks
-"""
 MEAN_ARCCOS = 2 / math.pi
 PAD = 0
 
@@ -80,6 +76,7 @@ class FusionObjective(nn.Module):
         super().__init__()
         self.fusion = fusion
         self.cfg, self.dims = cfg, dims
+        self.neighbours = Neighbours()
 
     def forward(self, codes: Tensor, tokens: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """codes (B, N), tokens (B, L) integer, noise from `draw_noise` -> scalar losses; a pure
@@ -153,20 +150,14 @@ class FusionObjective(nn.Module):
     def _contrast(
         self, image: Tensor, text: Tensor, image_ratio: Tensor, text_ratio: Tensor
     ) -> Tensor:
-        """SigLIP within groups of CONTRAST_GROUP samples; a pair counts by how much of both sides
-        is visible.
-        """
-        a, b = self.fusion.image.embedding(image), self.fusion.text.embedding(text)
-        group = min(CONTRAST_GROUP, len(a))
-        a, b = (rearrange(x, "(g s) e -> g s e", s=group) for x in (a, b))
-        seen_a, seen_b = (
-            rearrange(1 - r, "(g s) -> g s", s=group) for r in (image_ratio, text_ratio)
-        )
+        """SigLIP between what the towers give, by how much they saw."""
+        a = Seen(self.fusion.image.embedding(image), 1 - image_ratio)
+        b = Seen(self.fusion.text.embedding(text), 1 - text_ratio)
         scale, bias = self.fusion.similarity[0].exp(), self.fusion.similarity[1]
-        logits = scale * (a @ b.transpose(1, 2)) + bias
-        sign = 2 * torch.eye(group, device=logits.device) - 1
-        weight = seen_a[:, :, None] * seen_b[:, None, :]
-        return (-F.logsigmoid(sign * logits) * weight).sum((1, 2)).mean() / group
+        if self.cfg.contrast == "groups":
+            return within_groups(a, b, scale, bias)
+        neighbours = self.neighbours if self.training else Neighbours()
+        return around_the_ring(a, b, scale, bias, neighbours)
 
 
 def _mask(ids: Tensor, noise: Tensor, ratio: Tensor, mask_id: int) -> Masked:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmprod.config.schema import Config, TrainConfig
 from mmprod.models.example import build_beside, build_stage
-from mmprod.models.fusion_loss import CONTRAST_GROUP
+from mmprod.models.contrast import CONTRAST_GROUP
 from mmprod.models.hidden import hidden_matrices
 from mmprod.models.quantizers.book import POOL
 

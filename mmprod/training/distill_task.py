@@ -19,7 +19,7 @@ from mmprod.manifest import sha256_file
 from mmprod.models.distill import DistillObjective, Teacher, draw_teaching_noise
 from mmprod.models.fusion import Fusion, build_fusion
 from mmprod.models.fusion_loss import FusionObjective
-from mmprod.training.distributed import World, only_main
+from mmprod.training.distributed import World, neighbours, only_main
 from mmprod.training.fusion_task import FusionData, FusionTask
 from mmprod.training.prepare import Prepared
 from mmprod.training.sharded_build import Build
@@ -72,10 +72,13 @@ def build_fusion_task(
 ) -> FusionTask:
     """The task of the fusion stage, with a teacher where the configuration names one. Collective."""
     config, dims = prepared.config, prepared.dims
-    if not config.distill.teacher:
-        return FusionTask(config, dims, data, world.device, build)
-    teacher = only_main(world, lambda: _open_teacher(prepared))
-    return DistillTask(config, dims, data, world.device, teacher, build)
+    if config.distill.teacher:
+        teacher = only_main(world, lambda: _open_teacher(prepared))
+        task: FusionTask = DistillTask(config, dims, data, world.device, teacher, build)
+    else:
+        task = FusionTask(config, dims, data, world.device, build)
+    task.model.neighbours = neighbours(world)
+    return task
 
 
 def _open_teacher(prepared: Prepared) -> Run:
