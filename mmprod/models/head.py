@@ -27,7 +27,9 @@ Surprise = Callable[..., Tensor]
 """(logits (R, V) float32, *given (R, ...)) -> the loss of each place (R,)"""
 
 
-def of_places(stream: Stream, features: Tensor, loss: Surprise, given: tuple[Tensor, ...]) -> Tensor:
+def of_places(
+    stream: Stream, features: Tensor, loss: Surprise, given: tuple[Tensor, ...]
+) -> Tensor:
     """features (B, S, D) that the head reads, given (B, S, ...) -> loss of every place (B, S)."""
     table = stream.table()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmprod.config.schema import Config, Dims
 from mmprod.data.store import Split
+from mmprod.data.texts import speaks_of_sides
 from mmprod.data.tokenizer import Tokenizer
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.modules import build_module
@@ -85,16 +86,19 @@ class FusionTask:
     def batch(self, share: Share) -> tuple[Tensor, ...]:
         """(codes (B, N) int32, tokens (B, L) int32, noise (B, ...) float32, then the lessons).
 
-        The caption is drawn anew in each step.
+        The caption is drawn anew in each step. With data.flip a picture is mirrored at random,
+        unless the caption speaks of sides.
         """
+        seed = mixed_seed(share.seed, share.step, "caption")
+        captions = self._data.train.captions(share.indices, self._config.data.languages, seed)
         codes = self._data.train_codes.rows(share.indices)
         if self._config.data.flip:
-            mirrored = share.cut(mirror_coins(share)).numpy()
+            true = np.array([not speaks_of_sides(caption) for caption in captions])
+            mirrored = share.cut(mirror_coins(share)).numpy() & true
             codes = np.where(
                 mirrored[:, None], self._data.train_codes.mirrored_rows(share.indices), codes
             )
-        seed = mixed_seed(share.seed, share.step, "caption")
-        tokens = self._tokens(self._data.train, share.indices, seed)
+        tokens = self._tokens(captions)
         noise = share.cut(draw_noise(share.generator("mask"), len(share.batch), self._dims))
         given = torch.from_numpy(codes).to(self._device), tokens
         rows = slice(share.start, share.stop)
@@ -131,7 +135,8 @@ class FusionTask:
         count -= count % CONTRAST_GROUP if count > CONTRAST_GROUP else 0
         indices = np.arange(count)
         noise = draw_noise(torch.Generator().manual_seed(0), count, self._dims)
-        tokens = self._tokens(self._data.val, indices, seed=0)
+        captions = self._data.val.captions(indices, self._config.data.languages, 0)
+        tokens = self._tokens(captions)
         codes = torch.from_numpy(self._data.val_codes.rows(indices)).to(self._device)
         sums: dict[str, float] = {}
         with torch.no_grad():
@@ -153,8 +158,7 @@ class FusionTask:
             raise TypeError(f"expected a FusionObjective, got {type(model).__name__}")
         return model.fusion
 
-    def _tokens(self, split: Split, indices: Indices, seed: int) -> Tensor:
-        captions = split.captions(indices, self._config.data.languages, seed)
+    def _tokens(self, captions: list[str]) -> Tensor:
         return torch.from_numpy(self._data.tokenizer.encode(captions, self._dims.text_length)).to(
             self._device
         )
