@@ -66,7 +66,7 @@ def _check_alike(first: Run, other: Run) -> None:
     ):
         if sha256_file(own) != sha256_file(theirs):
             raise ConfigError(
-                f"{other.root} has another {what} than {first.root}, so their ids mean other things",
+                f"{other.root} has another {what} than {first.root}: their ids mean other things",
                 hint="runs of one ensemble share both: mmprod distill makes such runs; or copy the "
                 "run without its fusion folder, and train --model fusion there with another seed",
             )

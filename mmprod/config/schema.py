@@ -48,8 +48,8 @@ class DataConfig(Section):
     )
     flip: bool = Field(
         default=False,
-        description="mirror pictures at random, in the fusion stage only where the caption does not "
-        "speak of left and right (English and Chinese words)",
+        description="mirror pictures at random; in the fusion stage only where the caption does "
+        "not speak of left and right (English and Chinese words)",
     )
 
 

@@ -40,7 +40,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Seen:
-    """Unit vectors (B, E) of one modality, and how much of each sample is visible (B,) in [0, 1]."""
+    """Unit vectors (B, E) of one modality, and how much of each sample is seen (B,) in [0, 1]."""
 
     vectors: Tensor
     share: Tensor
@@ -66,9 +66,17 @@ def around_the_ring(
     with torch.autocast(image.vectors.device.type, enabled=False):
         floats = (tensor.float() for tensor in (image.vectors, text.vectors, scale, bias))
         found: Tensor = _Ring.apply(  # type: ignore[no-untyped-call]
-            *floats, (image.share, text.share), neighbours
+            *floats, _Ends((image.share, text.share), neighbours)
         )
     return found
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """What has no gradient: how much is seen of pictures and texts, and the ring."""
+
+    shares: tuple[Tensor, Tensor]
+    neighbours: Neighbours
 
 
 class _Ring(torch.autograd.Function):
@@ -81,10 +89,10 @@ class _Ring(torch.autograd.Function):
         text: Tensor,
         scale: Tensor,
         bias: Tensor,
-        shares: tuple[Tensor, Tensor],
-        neighbours: Neighbours,
+        ends: _Ends,
     ) -> Tensor:
-        own, (seen, seen_text) = torch.eye(len(image), device=image.device), shares
+        own = torch.eye(len(image), device=image.device)
+        (seen, seen_text), neighbours = ends.shares, ends.neighbours
         guest = torch.cat([text, torch.zeros_like(text), seen_text[:, None]], dim=1)
         grad_image, grad_scale = torch.zeros_like(image), torch.zeros_like(scale)
         total, grad_bias = torch.zeros_like(bias), torch.zeros_like(bias)
@@ -108,4 +116,4 @@ class _Ring(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         saved = ctx.saved_tensors
-        return (*(grad * one / len(saved[0]) for one in saved), None, None)
+        return (*(grad * one / len(saved[0]) for one in saved), None)

@@ -1,7 +1,7 @@
 """Fewer sampling steps: a student learns to draw in one step what its teacher draws in several.
 
-    state (some codes known) --teacher: k guided steps--> what each newly filled place was drawn from
-                             --student: one step alone--> the same, by Kullback-Leibler divergence
+    some codes known --teacher, k guided steps--> what each newly filled place was drawn from
+                     --student, one step alone--> the same, by Kullback-Leibler divergence
 
 Self-distillation through time (SDTT, Deschenaux and Gulcehre 2025, sec. 3) for a sampler that fills
 places in a fixed order: every place has one teacher step that fills it, and the target is the very

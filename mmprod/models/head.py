@@ -3,9 +3,9 @@
 Logits are the largest tensor of a training step: places times vocabulary, several times over (the
 product, its float32 form, the softmax, their gradients). Here no more than PORTION of them exist at
 once: of each portion of places only the loss is kept, and the backward pass computes the portion
-again (as for blocks, Chen et al. 2016). What is computed is a function of shapes alone, so all ranks
-do the same and a compiler or a plan on tensors without content sees one program. A model whose
-logits fit into one portion is not touched.
+again (as for blocks, Chen et al. 2016). What is computed is a function of shapes alone, so all
+ranks do the same, and a compiler or a plan on tensors without content sees one program. A model
+whose logits fit into one portion is not touched.
 """
 
 from __future__ import annotations

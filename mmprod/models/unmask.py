@@ -86,8 +86,8 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, min_probability: f
 
 
 def guided(given: Tensor, free: Tensor, weight: Tensor) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): free + (1 + w)(given - free), `weight`
-    being 1 + w.
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): free + (1 + w)(given - free), where
+    `weight` is 1 + w.
     """
     return free + weight * (given - free)
 

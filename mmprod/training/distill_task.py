@@ -70,7 +70,10 @@ class DistillTask(FusionTask):
 def build_fusion_task(
     prepared: Prepared, data: FusionData, world: World, build: Build
 ) -> FusionTask:
-    """The task of the fusion stage, with a teacher where the configuration names one. Collective."""
+    """The task of the fusion stage, with a teacher where the configuration names one.
+
+    Collective.
+    """
     config, dims = prepared.config, prepared.dims
     if config.distill.teacher:
         teacher = only_main(world, lambda: _open_teacher(prepared))

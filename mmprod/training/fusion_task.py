@@ -17,8 +17,8 @@ from mmprod.data.tokenizer import Tokenizer
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.modules import build_module
 from mmprod.models.codec import Codec
-from mmprod.models.fusion import Fusion, build_fusion
 from mmprod.models.contrast import CONTRAST_GROUP
+from mmprod.models.fusion import Fusion, build_fusion
 from mmprod.models.fusion_loss import FusionObjective, draw_noise
 from mmprod.runners.torch import TorchRunner
 from mmprod.sampling import generate_images

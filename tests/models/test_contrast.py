@@ -1,4 +1,4 @@
-"""SigLIP: in groups, and around a ring of one. Rings of several ranks: tests/training/test_ring.py."""
+"""SigLIP: in groups, and around a ring of one. Several ranks: tests/training/test_ring.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the teacher hands on is what its sampler draws from, and the student's loss measures that."""
+"""What a teacher hands on is what its sampler draws from; the student's loss measures that."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_targets_are_what_the_steps_of_the_graph_draw_from() -> None:
     noise[:, 0], noise[:, 1] = 0.6, 0.9  # the second step of the student; no further places
     lesson = Teacher(model, DIMS, SAMPLER, 2)(codes, tokens, noise)
     bounds = image_bounds(16, 4)
-    assert torch.equal(lesson.state, torch.where(RANKS < bounds[2], codes, BLANK))
+    assert torch.equal(lesson.state, torch.where(bounds[2] > RANKS, codes, BLANK))
 
     step = TextToImageStep(model, DIMS, SAMPLER)
     uniforms = torch.zeros(3, 4, 16)
@@ -51,7 +51,7 @@ def test_targets_are_what_the_steps_of_the_graph_draw_from() -> None:
         with_text, without = (model.image.decode(one) for one in fused)
         weight = 1 + SAMPLER.guidance * (turn + 1) / 4
         weights = draw_weights(without + weight * (with_text - without), 0.8, 0.2)
-        due = (RANKS >= bounds[turn]) & (RANKS < bounds[turn + 1])
+        due = (bounds[turn] <= RANKS) & (bounds[turn + 1] > RANKS)
         expected = (weights / weights.sum(-1, keepdim=True))[:, due]
         torch.testing.assert_close(lesson.target[:, due], expected, atol=1e-5, rtol=0)
         (known,) = step(torch.tensor([turn]), given, free, uniforms, known)
@@ -63,9 +63,9 @@ def test_targets_are_at_the_places_of_the_step_and_nowhere_else() -> None:
     mass = lesson.target.sum(-1)
     bounds = image_bounds(16, 2)
     for state, row in zip(lesson.state, mass, strict=True):
-        low = 0 if bool((state[RANKS < bounds[1]] == BLANK).any()) else bounds[1]
+        low = 0 if bool((state[bounds[1] > RANKS] == BLANK).any()) else bounds[1]
         high = bounds[1] if low == 0 else bounds[2]
-        asked = (RANKS < high) & (state == BLANK)
+        asked = (high > RANKS) & (state == BLANK)
         torch.testing.assert_close(row, asked.float(), atol=1e-5, rtol=0)
 
 
