@@ -83,7 +83,7 @@ class _Ring(torch.autograd.Function):
     """See `around_the_ring`. All gradients are made on the way forward."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         image: Tensor,
         text: Tensor,
@@ -97,7 +97,9 @@ class _Ring(torch.autograd.Function):
         grad_image, grad_scale = torch.zeros_like(image), torch.zeros_like(scale)
         total, grad_bias = torch.zeros_like(bias), torch.zeros_like(bias)
         for hop in range(neighbours.size):
-            words, grad_words, seen_words = guest.split([text.shape[1], text.shape[1], 1], dim=1)
+            words, grad_words, seen_words = torch.split(
+                guest, [text.shape[1], text.shape[1], 1], dim=1
+            )
             cosine = image @ words.T
             sign = 2 * own - 1 if hop == 0 else -torch.ones_like(own)
             weight = seen[:, None] * seen_words.T
@@ -114,6 +116,6 @@ class _Ring(torch.autograd.Function):
         return total / len(image)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         saved = ctx.saved_tensors
         return (*(grad * one / len(saved[0]) for one in saved), None)

@@ -43,7 +43,7 @@ def of_places(
     parts = [
         # Nothing here draws random numbers, so their state need not be kept.
         checkpoint(part, *rows, use_reentrant=False, preserve_rng_state=False)
-        for rows in zip(*(tensor.split(size) for tensor in flat), strict=True)
+        for rows in zip(*(torch.split(tensor, size) for tensor in flat), strict=True)
     ]
     return torch.cat(parts).view(features.shape[:2])
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmprod.checkpoint.models import load_weights
 from mmprod.checkpoint.run import Run, open_run
-from mmprod.config.schema import Config, Dims
+from mmprod.config.schema import Config, Dims, SamplerConfig
 from mmprod.errors import ConfigError
 from mmprod.manifest import sha256_file
 from mmprod.models.distill import DistillObjective, Teacher, draw_teaching_noise
@@ -80,7 +80,7 @@ def build_fusion_task(
         task: FusionTask = DistillTask(config, dims, data, world.device, teacher, build)
     else:
         task = FusionTask(config, dims, data, world.device, build)
-    task.model.neighbours = neighbours(world)
+    task.join(neighbours(world))
     return task
 
 
@@ -88,7 +88,7 @@ def _open_teacher(prepared: Prepared) -> Run:
     """The run that `distill.teacher` names. Raises ConfigError where it cannot teach this one."""
     config = prepared.config
     teacher = open_run(Path(config.distill.teacher))
-    check_steps(teacher, config.sampler.image_steps)
+    check_sampler(teacher, config.sampler)
     own = {"codec": prepared.root / "codec", "tokenizer": prepared.root}
     theirs = {"codec": teacher.weights_path("codec"), "tokenizer": teacher.tokenizer_path}
     for name, folder in own.items():
@@ -100,9 +100,14 @@ def _open_teacher(prepared: Prepared) -> Run:
     return teacher
 
 
-def check_steps(teacher: Run, steps: int) -> None:
-    """Whether a student can have so many steps. Raises ConfigError."""
-    own = teacher.config.sampler.image_steps
+def check_sampler(teacher: Run, student: SamplerConfig) -> None:
+    """Whether a student can have this sampler. Raises ConfigError."""
+    own, steps = teacher.config.sampler.image_steps, student.image_steps
+    if student.guidance:
+        raise ConfigError(
+            f"sampler.guidance is {student.guidance:g}, and a student learns to do without",
+            hint="leave it at 0 while it is trained; mmprod generate --guidance may add some",
+        )
     if steps >= own or own % steps:
         fitting = ", ".join(str(n) for n in range(1, own) if own % n == 0)
         raise ConfigError(

@@ -17,7 +17,7 @@ from mmprod.data.tokenizer import Tokenizer
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.modules import build_module
 from mmprod.models.codec import Codec
-from mmprod.models.contrast import CONTRAST_GROUP
+from mmprod.models.contrast import CONTRAST_GROUP, Neighbours
 from mmprod.models.fusion import Fusion, build_fusion
 from mmprod.models.fusion_loss import FusionObjective, draw_noise
 from mmprod.runners.torch import TorchRunner
@@ -68,7 +68,8 @@ class FusionTask:
         with build or nullcontext():
             fusion = build_fusion(config.fusion, dims)
         fusion.adopt_codebook(data.codec.quantizer.table())
-        self.model: nn.Module = self.objective(fusion)
+        self._objective = self.objective(fusion)
+        self.model: nn.Module = self._objective
         self.size, self.weights = len(data.train), data.train.weights
 
     def objective(self, fusion: Fusion) -> FusionObjective:
@@ -82,6 +83,10 @@ class FusionTask:
         tokens of the rows of a global batch of `whole` samples.
         """
         return ()
+
+    def join(self, neighbours: Neighbours) -> None:
+        """Contrast with the texts of other ranks, too, where the configuration says so."""
+        self._objective.neighbours = neighbours
 
     def batch(self, share: Share) -> tuple[Tensor, ...]:
         """(codes (B, N) int32, tokens (B, L) int32, noise (B, ...) float32, then the lessons).

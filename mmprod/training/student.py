@@ -14,7 +14,7 @@ from mmprod.checkpoint.run import Run
 from mmprod.config.load import load_config
 from mmprod.config.schema import Config
 from mmprod.manifest import atomic_path
-from mmprod.training.distill_task import check_steps
+from mmprod.training.distill_task import check_sampler
 from mmprod.training.prepare import claim
 
 SHARE_OF_STEPS = 0.25
@@ -25,10 +25,10 @@ SHARE_OF_RATE = 0.125
 def student_config(teacher: Run, steps: int, overrides: Sequence[str]) -> Config:
     """The teacher's configuration with another sampler, data and start; `overrides` on top.
 
-    Raises ConfigError where the teacher has no model, or not a multiple of `steps`.
+    Raises IntegrityError where the teacher has no model, ConfigError for a sampler that it cannot
+    teach.
     """
     teacher.weights_path("fusion")
-    check_steps(teacher, steps)
     train = teacher.config.fusion_train
     length = max(1, round(train.steps * SHARE_OF_STEPS))
     root = str(teacher.root.resolve())
@@ -46,7 +46,9 @@ def student_config(teacher: Run, steps: int, overrides: Sequence[str]) -> Config
         "distill.teacher": root,
     }
     given = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-    return load_config(str(teacher.config_path), [*given, *overrides])
+    config = load_config(str(teacher.config_path), [*given, *overrides])
+    check_sampler(teacher, config.sampler)
+    return config
 
 
 def prepare_student(teacher: Run, config: Config, root: Path) -> None:

@@ -77,6 +77,14 @@ def test_steps_that_do_not_divide_the_teachers_are_refused(
     assert not (tmp_path / "student").exists()
 
 
+def test_a_student_with_guidance_is_refused(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:
+    wanted = ("--steps", 1, "-o", "sampler.guidance=1", "--out", tmp_path / "student")
+    result = mmprod("distill", run, *wanted)
+    assert result.code == 2
+    assert "sampler.guidance is 1, and a student learns to do without" in result.err
+    assert not (tmp_path / "student").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(
     mmprod: Mmprod, run: Path, tmp_path: Path
 ) -> None:
