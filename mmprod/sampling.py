@@ -193,6 +193,30 @@ def similarity(
     return cosine
 
 
+class MeanOfSteps:
+    """A Runner of `fusion_step`: the mean of the logits of several models that share codes and
+    tokens, which draws from the product of what they draw from. Batches of any size.
+    """
+
+    def __init__(self, runners: Sequence[Runner]) -> None:
+        self._runners = tuple(runners)
+        self.spec = self._runners[0].spec
+        self.backend = f"{len(self._runners)} models on {self._runners[0].backend}"
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name; see `graphs.runner.Runner`."""
+        parts = []
+        for rows in _batches(self._runners[0], len(inputs["codes"])):
+            batch = {name: values[rows] for name, values in inputs.items()}
+            found = [runner(batch) for runner in self._runners]
+            parts.append({name: np.mean([one[name] for one in found], 0) for name in found[0]})
+        return _joined(parts)
+
+    def close(self) -> None:
+        for runner in self._runners:
+            runner.close()
+
+
 def best_of(drawn: Drawn, scores: npt.NDArray[np.float64], count: int) -> Drawn:
     """Of every `count` candidates in a row the one with the highest score, the first of equals."""
     best = scores.reshape(-1, count).argmax(1)

@@ -18,6 +18,7 @@ from mmprod.cli import (
     data,
     demo,
     deploy,
+    distill,
     doctor,
     edit,
     evaluate,
@@ -40,6 +41,7 @@ app.add_typer(config.app, name="config", rich_help_panel=START)
 app.add_typer(data.app, name="data", rich_help_panel=MAKE)
 command(app, "plan", panel=MAKE)(plan.plan)
 command(app, "train", panel=MAKE)(train.train)
+command(app, "distill", panel=MAKE)(distill.distill)
 app.add_typer(codec.app, name="codec", rich_help_panel=MAKE)
 app.add_typer(ckpt.app, name="ckpt", rich_help_panel=MAKE)
 command(app, "export", panel=SHIP)(ship.export)

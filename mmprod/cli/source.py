@@ -83,7 +83,7 @@ def open_source(
         return _of_bundle(open_bundle(path), precision)
     from mmprod.checkpoint import open_run
 
-    return _of_run(_resampled(open_run(path), sampler or {}))
+    return _of_run(resampled(open_run(path), sampler or {}))
 
 
 def kind_of(path: Path) -> Kind:
@@ -133,7 +133,7 @@ def torch_runners(run: Run) -> Callable[[str], Runner]:
     return runner
 
 
-def _resampled(run: Run, changes: Mapping[str, float]) -> Run:
+def resampled(run: Run, changes: Mapping[str, float]) -> Run:
     """The run with other settings of its samplers. Raises ConfigError for impossible ones."""
     if not changes:
         return run

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mmprod.cli.command import Seed, SourceArg
+from mmprod.cli.ensemble import together
 from mmprod.cli.output import Output, Table, Text, shown
 from mmprod.cli.sheet import (
     DenoiseOption,
@@ -67,6 +68,10 @@ def generate(
     unconditional: Annotated[
         bool, typer.Option("--unconditional", help="No caption: draw pictures of anything.")
     ] = False,
+    ensemble: Annotated[
+        list[Path] | None,
+        typer.Option("--ensemble", metavar="RUN", help="Draw with this run, too; repeatable."),
+    ] = None,
     best: BestOption = 1,
     judge: JudgeOption = "likelihood",
     seed: Seed = 0,
@@ -90,6 +95,7 @@ def generate(
     sheet.check()
     changes = sampler_changes(steps, guidance, temperature)
     opened = open_source(source, backend, precision, changes)
+    opened = together(opened, source, ensemble, changes) if ensemble else opened
     wanted = [caption for caption in given for _ in range(count * best)]
     drawn, executed = _draw(opened, wanted, count * best, seed, joint=joint)
     drawn = keep_best(opened, drawn, best, judge)

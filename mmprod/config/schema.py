@@ -48,7 +48,8 @@ class DataConfig(Section):
     )
     flip: bool = Field(
         default=False,
-        description="mirror pictures at random (captions must not speak of left and right)",
+        description="mirror pictures at random; in the fusion stage only where the caption does "
+        "not speak of left and right (English and Chinese words)",
     )
 
 
@@ -154,6 +155,11 @@ class FusionConfig(Section):
         default=0.1, ge=0, description="loss weight of padding after the end of a text"
     )
     contrastive_weight: float = Field(default=0.2, ge=0)
+    contrast: Literal["groups", "batch"] = Field(
+        default="groups",
+        description="what a picture's text is told from: groups: the texts of 8 samples, alike for "
+        "any number of ranks; batch: those of the micro-batches of all ranks",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -184,6 +190,16 @@ class SamplerConfig(Section):
     )
 
 
+class DistillConfig(Section):
+    """A fusion stage that learns to draw in fewer steps what another run draws in many."""
+
+    teacher: str = Field(
+        default="",
+        description="run whose sampler is learned, for sampler.image_steps steps without guidance "
+        "(mmprod distill); empty: learn from the data alone",
+    )
+
+
 class Config(Section):
     """A whole job: data, both models, their training, the samplers, where figures go."""
 
@@ -198,6 +214,7 @@ class Config(Section):
     fusion: FusionConfig = FusionConfig()
     fusion_train: TrainConfig = TrainConfig()
     sampler: SamplerConfig = SamplerConfig()
+    distill: DistillConfig = DistillConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("name")

@@ -1,12 +1,14 @@
 """The captions that come with a folder of pictures:
 
-Metadata tables, text files beside pictures, class folders.
+Metadata tables, text files beside pictures, class folders. And which of them a mirrored picture
+would make false.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from mmprod.errors import ConfigError
 
 TABLES = ("metadata.csv", "metadata.jsonl")
 _COLUMNS = ("text", "caption")
+_SIDES = re.compile(r"\b(left|right|(anti|counter)?-?clockwise)|[左右]|[顺逆順]时针", re.IGNORECASE)
 
 
 def read_tables(root: Path) -> dict[str, list[tuple[str, str]]]:
@@ -53,6 +56,13 @@ def read_sidecar(picture: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from error
     return [line.strip() for line in lines if line.strip()]
+
+
+def speaks_of_sides(caption: str) -> bool:
+    """Whether a mirrored picture could make this English or Chinese caption false. Rather too often
+    than too seldom: "all right" counts.
+    """
+    return _SIDES.search(caption) is not None
 
 
 def class_caption(name: str) -> str:

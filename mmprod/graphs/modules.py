@@ -25,6 +25,12 @@ from mmprod.graphs.samplers import (
     TextToImageEpilogue,
     TextToImagePrologue,
     TextToImageStep,
+    UnguidedJointEpilogue,
+    UnguidedJointPrologue,
+    UnguidedJointStep,
+    UnguidedTextToImageEpilogue,
+    UnguidedTextToImagePrologue,
+    UnguidedTextToImageStep,
 )
 from mmprod.models.codec import Codec
 from mmprod.models.fusion import Fusion
@@ -130,14 +136,9 @@ def build_module(
     """The module of one graph of the catalog: forward(*inputs in the spec's order) -> outputs in
     the spec's order. Made from equal arguments, parts of the same class are the same function.
     """
-
-    def picture(prologue: nn.Module) -> nn.Module:
-        parts = (
-            prologue,
-            TextToImageStep(fusion, dims, sampler),
-            TextToImageEpilogue(codec, dims.grid),
-        )
-        return LoopModule(parts, sampler.image_steps, ("given", "free", "noise"), ("codes",))
+    build_picture, build_joint = (
+        (_picture, _joint) if sampler.guidance else (_unguided_picture, _unguided_joint)
+    )
 
     def image_to_text() -> nn.Module:
         parts = (
@@ -147,14 +148,6 @@ def build_module(
         )
         return LoopModule(parts, sampler.text_steps, ("image", "noise"), ("tokens",))
 
-    def joint() -> nn.Module:
-        parts = (
-            JointPrologue(fusion, dims),
-            JointStep(fusion, dims, sampler),
-            JointEpilogue(codec, dims.grid),
-        )
-        return LoopModule(parts, sampler.image_steps, ("free", "noise"), ("codes", "tokens"))
-
     builders: dict[str, Callable[[], nn.Module]] = {
         "codec_encode": lambda: CodecEncode(codec),
         "codec_decode": lambda: CodecDecode(codec, dims.grid),
@@ -162,9 +155,53 @@ def build_module(
         "embed_text": lambda: EmbedText(fusion),
         "fusion_step": lambda: fusion,
         "code_prior": lambda: CodePrior(fusion, dims),
-        "text_to_image": lambda: picture(TextToImagePrologue(fusion, dims)),
+        "text_to_image": lambda: build_picture(codec, fusion, dims, sampler),
         "image_to_text": image_to_text,
-        "joint": joint,
-        "edit": lambda: picture(EditPrologue(codec, fusion, dims)),
+        "joint": lambda: build_joint(codec, fusion, dims, sampler),
+        "edit": lambda: _of_places(codec, build_picture(codec, fusion, dims, sampler)),
     }
     return builders[name]().eval()
+
+
+def _picture(codec: Codec, fusion: Fusion, dims: Dims, sampler: SamplerConfig) -> LoopModule:
+    parts = (
+        TextToImagePrologue(fusion, dims),
+        TextToImageStep(fusion, dims, sampler),
+        TextToImageEpilogue(codec, dims.grid),
+    )
+    return LoopModule(parts, sampler.image_steps, ("given", "free", "noise"), ("codes",))
+
+
+def _unguided_picture(
+    codec: Codec, fusion: Fusion, dims: Dims, sampler: SamplerConfig
+) -> LoopModule:
+    parts = (
+        UnguidedTextToImagePrologue(fusion, dims),
+        UnguidedTextToImageStep(fusion, dims, sampler),
+        UnguidedTextToImageEpilogue(codec, dims.grid),
+    )
+    return LoopModule(parts, sampler.image_steps, ("given", "noise"), ("codes",))
+
+
+def _of_places(codec: Codec, picture: LoopModule) -> LoopModule:
+    """The sampler of a whole picture, begun with the codes of the places that are kept."""
+    parts = (EditPrologue(codec, picture.prologue), picture.body, picture.epilogue)
+    return LoopModule(parts, picture.steps, picture.constants, picture.state)
+
+
+def _joint(codec: Codec, fusion: Fusion, dims: Dims, sampler: SamplerConfig) -> LoopModule:
+    parts = (
+        JointPrologue(fusion, dims),
+        JointStep(fusion, dims, sampler),
+        JointEpilogue(codec, dims.grid),
+    )
+    return LoopModule(parts, sampler.image_steps, ("free", "noise"), ("codes", "tokens"))
+
+
+def _unguided_joint(codec: Codec, fusion: Fusion, dims: Dims, sampler: SamplerConfig) -> LoopModule:
+    parts = (
+        UnguidedJointPrologue(dims),
+        UnguidedJointStep(fusion, dims, sampler),
+        UnguidedJointEpilogue(codec, dims.grid),
+    )
+    return LoopModule(parts, sampler.image_steps, ("noise",), ("codes", "tokens"))

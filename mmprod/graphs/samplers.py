@@ -6,7 +6,8 @@
     joint           noise                         -> pixels, codes, tokens
     edit            original, keep, tokens, noise -> pixels, codes
 
-They compose methods of the models and hold no arithmetic of their own.
+They compose methods of the models and hold no arithmetic of their own. A sampler whose guidance is
+0 asks the model once per step, not twice: those parts are called Unguided.
 """
 
 from __future__ import annotations
@@ -63,6 +64,42 @@ class TextToImageEpilogue(nn.Module):
         self.codec, self.grid = codec, (grid, grid)
 
     def forward(self, given: Tensor, free: Tensor, noise: Tensor, codes: Tensor) -> Tensors:
+        return self.codec.decode(codes, self.grid), codes
+
+
+class UnguidedTextToImagePrologue(nn.Module):
+    """tokens, noise -> text features, noise, wholly masked codes."""
+
+    def __init__(self, fusion: Fusion, dims: Dims) -> None:
+        super().__init__()
+        self.fusion, self.dims = fusion, dims
+
+    def forward(self, tokens: Tensor, noise: Tensor) -> Tensors:
+        codes = torch.full_like(noise[:, 0], self.dims.codebook_size, dtype=torch.int32)
+        return self.fusion.text.encode(tokens), noise, codes
+
+
+class UnguidedTextToImageStep(nn.Module):
+    """One denoising step of a picture with its text."""
+
+    def __init__(self, fusion: Fusion, dims: Dims, sampler: SamplerConfig) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.sampling = ImageUnmask(dims, sampler)
+
+    def forward(self, step: Tensor, given: Tensor, noise: Tensor, codes: Tensor) -> Tensors:
+        fused, _ = self.fusion.fuse(self.fusion.image.encode(codes), given)
+        return (self.sampling.unguided(step, self.fusion.image.decode(fused), codes, noise),)
+
+
+class UnguidedTextToImageEpilogue(nn.Module):
+    """codes -> pixels, codes."""
+
+    def __init__(self, codec: Codec, grid: int) -> None:
+        super().__init__()
+        self.codec, self.grid = codec, (grid, grid)
+
+    def forward(self, given: Tensor, noise: Tensor, codes: Tensor) -> Tensors:
         return self.codec.decode(codes, self.grid), codes
 
 
@@ -143,6 +180,48 @@ class JointStep(nn.Module):
         )
 
 
+class UnguidedJointPrologue(nn.Module):
+    """noise (B, T, N + L) -> noise, wholly masked codes and tokens."""
+
+    def __init__(self, dims: Dims) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, noise: Tensor) -> Tensors:
+        image_noise, text_noise = split_noise(noise, self.dims.positions)
+        codes = torch.full_like(image_noise[:, 0], self.dims.codebook_size, dtype=torch.int32)
+        tokens = torch.full_like(text_noise[:, 0], self.dims.vocabulary, dtype=torch.int32)
+        return noise, codes, tokens
+
+
+class UnguidedJointStep(nn.Module):
+    """One denoising step of picture and caption."""
+
+    def __init__(self, fusion: Fusion, dims: Dims, sampler: SamplerConfig) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.sampling = JointUnmask(dims, sampler)
+
+    def forward(self, step: Tensor, noise: Tensor, codes: Tensor, tokens: Tensor) -> Tensors:
+        image_noise, text_noise = split_noise(noise, codes.shape[1])
+        image_logits, text_logits = self.fusion(codes, tokens)
+        return (
+            self.sampling.image.unguided(step, image_logits, codes, image_noise),
+            self.sampling.text(step, text_logits, tokens, text_noise),
+        )
+
+
+class UnguidedJointEpilogue(nn.Module):
+    """codes, tokens -> pixels, codes, tokens."""
+
+    def __init__(self, codec: Codec, grid: int) -> None:
+        super().__init__()
+        self.codec, self.grid = codec, (grid, grid)
+
+    def forward(self, noise: Tensor, codes: Tensor, tokens: Tensor) -> Tensors:
+        return self.codec.decode(codes, self.grid), codes, tokens
+
+
 class JointEpilogue(nn.Module):
     """codes, tokens -> pixels, codes, tokens."""
 
@@ -160,11 +239,11 @@ class EditPrologue(nn.Module):
     draws masked places only.
     """
 
-    def __init__(self, codec: Codec, fusion: Fusion, dims: Dims) -> None:
+    def __init__(self, codec: Codec, blank: nn.Module) -> None:
+        """blank: the prologue of a picture from a text."""
         super().__init__()
-        self.codec = codec
-        self.blank = TextToImagePrologue(fusion, dims)
+        self.codec, self.blank = codec, blank
 
     def forward(self, original: Tensor, keep: Tensor, tokens: Tensor, noise: Tensor) -> Tensors:
-        given, free, noise, blank = self.blank(tokens, noise)
-        return given, free, noise, torch.where(keep > 0, self.codec.encode(original), blank)
+        *constants, blank = self.blank(tokens, noise)
+        return *constants, torch.where(keep > 0, self.codec.encode(original), blank)

@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmprod.config.schema import Config
+from mmprod.models.contrast import CONTRAST_GROUP
 from mmprod.models.example import Example
-from mmprod.models.fusion_loss import CONTRAST_GROUP
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,18 @@ class Stream(nn.Module):
         """fused features (B, R+S, D) -> logits (B, S, vocabulary) float32. The mask token is never
         predicted.
         """
+        return self.predict(self.decode_features(x), self.table())
+
+    def decode_features(self, x: Tensor) -> Tensor:
+        """fused features (B, R+S, D) -> what the head reads (B, S, D)."""
         for block in self.decoder:
             x = block(x, self.rotary)
-        x = self.head_norm(x[:, self.registers_count :])
-        logits = F.linear(x, self.table()[: self.vocabulary])
-        return logits.float() + self.head_bias
+        normed: Tensor = self.head_norm(x[:, self.registers_count :])
+        return normed
+
+    def predict(self, x: Tensor, table: Tensor) -> Tensor:
+        """The head: x (..., D), `table()` -> logits (..., vocabulary) float32."""
+        return F.linear(x, table[: self.vocabulary]).float() + self.head_bias
 
     def embedding(self, features: Tensor) -> Tensor:
         """features of the tower (B, R+S, D) -> unit vectors (B, E) float32."""

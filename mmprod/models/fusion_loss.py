@@ -22,18 +22,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from mmprod.config.schema import Dims, FusionConfig
+from mmprod.models.contrast import Neighbours, Seen, around_the_ring, within_groups
 from mmprod.models.fusion import Fusion
+from mmprod.models.head import cross_entropy, of_places
 
 TASKS = {"image": 0.06, "text": 0.04, "text_to_image": 0.45, "image_to_text": 0.30, "joint": 0.15}
 """share of samples per task, in the order of the cumulative draw"""
-CONTRAST_GROUP = 8
-"""samples that are contrasted with each other: a fixed group, so that the loss is the same for any
-number of ranks
-"""
 MEAN_ARCCOS = 2 / math.pi
 PAD = 0
 
@@ -60,6 +57,18 @@ class Masked:
     ratio: Tensor
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What each sample of a batch is asked: its task (B,), both modalities after masking, and the
+    probabilities (B, N, K) that a student shall come to, where there is a teacher.
+    """
+
+    task: Tensor
+    image: Masked
+    text: Masked
+    target: Tensor | None = None
+
+
 class FusionObjective(nn.Module):
     """Wraps the model so that one forward gives all losses (what a wrapping engine needs)."""
 
@@ -67,11 +76,16 @@ class FusionObjective(nn.Module):
         super().__init__()
         self.fusion = fusion
         self.cfg, self.dims = cfg, dims
+        self.neighbours = Neighbours()
 
     def forward(self, codes: Tensor, tokens: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """codes (B, N), tokens (B, L) integer, noise from `draw_noise` -> scalar losses; a pure
         function of its inputs.
         """
+        return self.losses(codes, tokens, self.plan(codes, tokens, noise))
+
+    def plan(self, codes: Tensor, tokens: Tensor, noise: Tensor) -> Plan:
+        """Tasks and masks of a batch."""
         n = self.dims.positions
         edges = torch.cumsum(torch.tensor(list(TASKS.values()), device=noise.device), 0)
         task = (noise[:, :1] > edges[:-1]).sum(1)
@@ -82,17 +96,20 @@ class FusionObjective(nn.Module):
         text_ratio = torch.where(task == 0, ones, torch.where(task == 2, zeros, text_ratio))
         image = _mask(codes, noise[:, 3 : 3 + n], image_ratio, self.dims.codebook_size)
         text = _mask(tokens, noise[:, 3 + n :], text_ratio, self.dims.vocabulary)
+        return Plan(task, image, text)
+
+    def losses(self, codes: Tensor, tokens: Tensor, plan: Plan) -> dict[str, Tensor]:
+        """The terms of the loss, and readouts."""
+        task, image, text = plan.task, plan.image, plan.text
         image_features, text_features = (
             self.fusion.image.encode(image.ids),
             self.fusion.text.encode(text.ids),
         )
         fused_image, fused_text = self.fusion.fuse(image_features, text_features)
-        image_loss = self._likelihood(
-            self.fusion.image.decode(fused_image), codes, image, MEAN_ARCCOS
-        )
-        text_loss = self._likelihood(
-            self.fusion.text.decode(fused_text), tokens, text, 0.5, pad=True
-        )
+        image_loss = self.image_losses(self.fusion.image.decode_features(fused_image), codes, plan)
+        words = self.fusion.text.decode_features(fused_text)
+        surprise = of_places(self.fusion.text, words, cross_entropy, (tokens,))
+        text_loss = self._likelihood(surprise, tokens, text, 0.5, pad=True)
         image_loss = image_loss * (task != 1)
         text_loss = text_loss * (task != 0) * self.cfg.text_weight
         contrast = self._contrast(image_features, text_features, image.ratio, text.ratio)
@@ -110,42 +127,37 @@ class FusionObjective(nn.Module):
             "image_to_text": _mean_where(text_loss, task == 3),
         }
 
+    def image_losses(self, features: Tensor, codes: Tensor, plan: Plan) -> Tensor:
+        """The loss of each sample's picture (B,), from what the head reads (B, N, D)."""
+        surprise = of_places(self.fusion.image, features, cross_entropy, (codes,))
+        return self._likelihood(surprise, codes, plan.image, MEAN_ARCCOS)
+
     def _likelihood(
-        self, logits: Tensor, target: Tensor, masked: Masked, mean_ratio: float, pad: bool = False
+        self, surprise: Tensor, target: Tensor, masked: Masked, mean_ratio: float, pad: bool = False
     ) -> Tensor:
-        """Cross-entropy over masked places in units of ln(vocabulary): (B,).
+        """Cross-entropy of each place (B, S) in units of ln(vocabulary) -> over masked ones: (B,).
 
         The mean over a sample's masked places, weighted by its ratio against the mean ratio: over a
         batch each masked place counts alike, as in MaskGIT.
         """
-        vocabulary = logits.shape[-1]
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), target.flatten().long(), reduction="none"
-        ).view(target.shape)
         weight = masked.mask.float()
         if pad:
             after_end = F.pad((target == PAD)[:, 1:], (1, 0)) & (target == PAD)
             weight = torch.where(after_end, weight * self.cfg.pad_weight, weight)
-        per_sample = (loss * weight).sum(1) / weight.sum(1).clamp_min(1e-6) / math.log(vocabulary)
+        per_sample = (surprise * weight).sum(1) / weight.sum(1).clamp_min(1e-6)
         return per_sample * masked.ratio / mean_ratio
 
     def _contrast(
         self, image: Tensor, text: Tensor, image_ratio: Tensor, text_ratio: Tensor
     ) -> Tensor:
-        """SigLIP within groups of CONTRAST_GROUP samples; a pair counts by how much of both sides
-        is visible.
-        """
-        a, b = self.fusion.image.embedding(image), self.fusion.text.embedding(text)
-        group = min(CONTRAST_GROUP, len(a))
-        a, b = (rearrange(x, "(g s) e -> g s e", s=group) for x in (a, b))
-        seen_a, seen_b = (
-            rearrange(1 - r, "(g s) -> g s", s=group) for r in (image_ratio, text_ratio)
-        )
+        """SigLIP between what the towers give, by how much they saw."""
+        a = Seen(self.fusion.image.embedding(image), 1 - image_ratio)
+        b = Seen(self.fusion.text.embedding(text), 1 - text_ratio)
         scale, bias = self.fusion.similarity[0].exp(), self.fusion.similarity[1]
-        logits = scale * (a @ b.transpose(1, 2)) + bias
-        sign = 2 * torch.eye(group, device=logits.device) - 1
-        weight = seen_a[:, :, None] * seen_b[:, None, :]
-        return (-F.logsigmoid(sign * logits) * weight).sum((1, 2)).mean() / group
+        if self.cfg.contrast == "groups":
+            return within_groups(a, b, scale, bias)
+        neighbours = self.neighbours if self.training else Neighbours()
+        return around_the_ring(a, b, scale, bias, neighbours)
 
 
 def _mask(ids: Tensor, noise: Tensor, ratio: Tensor, mask_id: int) -> Masked:

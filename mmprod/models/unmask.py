@@ -28,18 +28,30 @@ from mmprod.models.order import (
 )
 
 
-def draw(logits: Tensor, uniform: Tensor, temperature: float, min_probability: float) -> Tensor:
-    """Inverse-CDF draw. logits (B, S, K) float32, uniform (B, S) in [0, 1) -> ids (B, S) int32.
+def draw_weights(logits: Tensor, temperature: float, min_probability: float) -> Tensor:
+    """logits (B, S, K) float32 -> how likely each id is drawn, against the likeliest: (B, S, K).
 
     Ids whose probability is below `min_probability` times the largest are never drawn (min-p,
     Nguyen et al. 2024); besides quality this leaves few borders in the CDF, so backends that differ
     in the last bit still draw the same id.
     """
     weight = torch.exp((logits - logits.amax(-1, keepdim=True)) * (1 / temperature))
-    weight = torch.where(weight < min_probability, torch.zeros_like(weight), weight)
+    return torch.where(weight < min_probability, torch.zeros_like(weight), weight)
+
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float, min_probability: float) -> Tensor:
+    """Inverse-CDF draw. logits (B, S, K) float32, uniform (B, S) in [0, 1) -> ids (B, S) int32."""
+    weight = draw_weights(logits, temperature, min_probability)
     cumulative = torch.cumsum(weight, dim=-1)
     threshold = uniform * cumulative[..., -1] * BELOW_ONE
     return (cumulative <= threshold[..., None]).to(torch.int32).sum(-1, dtype=torch.int32)
+
+
+def guided(given: Tensor, free: Tensor, weight: Tensor) -> Tensor:
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): free + (1 + w)(given - free), where
+    `weight` is 1 + w.
+    """
+    return free + weight * (given - free)
 
 
 class ImageUnmask(nn.Module):
@@ -66,15 +78,14 @@ class ImageUnmask(nn.Module):
         """step (1,) int64; given, free (B, N, K) logits with and without the condition; codes (B,
         N) int32; noise (B, T, N) -> codes (B, N) int32 with the masked places of this step filled
         in.
-
-        Guidance after classifier-free guidance (Ho and Salimans 2022, eq. 6): free + (1 + w)(given
-        - free).
         """
         weight = 1 + self.guidance.index_select(0, step)
+        return self.unguided(step, guided(given, free, weight), codes, noise)
+
+    def unguided(self, step: Tensor, logits: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
+        """As `forward`, of one set of logits: for a sampler whose guidance is 0."""
         uniform = noise.index_select(1, step)[:, 0]
-        drawn = draw(
-            free + weight * (given - free), uniform, self.temperature, self.min_probability
-        )
+        drawn = draw(logits, uniform, self.temperature, self.min_probability)
         low, high = self.bounds.index_select(0, step), self.bounds.index_select(0, step + 1)
         chosen = (self.ranks >= low) & (self.ranks < high) & (codes == self.mask_id)
         return torch.where(chosen, drawn, codes)

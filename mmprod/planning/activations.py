@@ -26,8 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmprod.config.schema import Config
+from mmprod.models.contrast import CONTRAST_GROUP
 from mmprod.models.example import Example, fused_attention
-from mmprod.models.fusion_loss import CONTRAST_GROUP
 from mmprod.planning.sizes import train_section
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

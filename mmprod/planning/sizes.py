@@ -9,8 +9,8 @@ from functools import lru_cache
 from torch import Tensor, nn
 
 from mmprod.config.schema import Config, TrainConfig
+from mmprod.models.contrast import CONTRAST_GROUP
 from mmprod.models.example import build_beside, build_stage
-from mmprod.models.fusion_loss import CONTRAST_GROUP
 from mmprod.models.hidden import hidden_matrices
 from mmprod.models.quantizers.book import POOL
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mmprod.config.schema import Config, TrainConfig
 from mmprod.errors import ConfigError
-from mmprod.models.fusion_loss import CONTRAST_GROUP
+from mmprod.models.contrast import CONTRAST_GROUP
 from mmprod.training.deepspeed_config import Json, resolve
 
 

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmprod.errors import ConfigError, MmprodError
+from mmprod.models.contrast import Neighbours
 from mmprod.training.environment import adopt
 from mmprod.training.lifeline import say_goodbye
 from mmprod.training.rendezvous import meet
@@ -111,6 +112,22 @@ def gather(world: World, value: T) -> list[T]:
     box: list[T] = [value] * world.size
     dist.all_gather_object(box, value)
     return box
+
+
+def neighbours(world: World) -> Neighbours:
+    """The ring of all ranks: what one passes on, the next one gets."""
+    after, before = (world.rank + 1) % world.size, (world.rank - 1) % world.size
+
+    def pass_on(tensor: Tensor) -> Tensor:
+        if world.size == 1:
+            return tensor
+        sent, got = tensor.contiguous(), torch.empty_like(tensor)
+        both = dist.P2POp(dist.isend, sent, after), dist.P2POp(dist.irecv, got, before)
+        for request in dist.batch_isend_irecv(list(both)):
+            request.wait()
+        return got
+
+    return Neighbours(world.rank, world.size, pass_on)
 
 
 def broadcast_tensors(world: World, tensors: list[Tensor]) -> None:

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from mmprod.config.schema import Config, Dims
 from mmprod.data.store import Split
+from mmprod.data.texts import speaks_of_sides
 from mmprod.data.tokenizer import Tokenizer
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.modules import build_module
 from mmprod.models.codec import Codec
-from mmprod.models.fusion import build_fusion
-from mmprod.models.fusion_loss import CONTRAST_GROUP, FusionObjective, draw_noise
+from mmprod.models.contrast import CONTRAST_GROUP, Neighbours
+from mmprod.models.fusion import Fusion, build_fusion
+from mmprod.models.fusion_loss import FusionObjective, draw_noise
 from mmprod.runners.torch import TorchRunner
 from mmprod.sampling import generate_images
 from mmprod.training.codec_task import grid_of, mirror_coins
@@ -66,24 +68,47 @@ class FusionTask:
         with build or nullcontext():
             fusion = build_fusion(config.fusion, dims)
         fusion.adopt_codebook(data.codec.quantizer.table())
-        self.model: nn.Module = FusionObjective(fusion, config.fusion, dims)
+        self._objective = self.objective(fusion)
+        self.model: nn.Module = self._objective
         self.size, self.weights = len(data.train), data.train.weights
 
-    def batch(self, share: Share) -> tuple[Tensor, ...]:
-        """(codes (B, N) int32, tokens (B, L) int32, noise (B, ...) float32).
+    def objective(self, fusion: Fusion) -> FusionObjective:
+        """The model with its losses."""
+        return FusionObjective(fusion, self._config.fusion, self._dims)
 
-        The caption is drawn anew in each step.
+    def lessons(
+        self, generator: torch.Generator, whole: int, rows: slice, given: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """What the objective takes beside codes, tokens and noise: nothing. `given`: codes and
+        tokens of the rows of a global batch of `whole` samples.
         """
+        return ()
+
+    def join(self, neighbours: Neighbours) -> None:
+        """Contrast with the texts of other ranks, too, where the configuration says so."""
+        self._objective.neighbours = neighbours
+
+    def batch(self, share: Share) -> tuple[Tensor, ...]:
+        """(codes (B, N) int32, tokens (B, L) int32, noise (B, ...) float32, then the lessons).
+
+        The caption is drawn anew in each step. With data.flip a picture is mirrored at random,
+        unless the caption speaks of sides.
+        """
+        seed = mixed_seed(share.seed, share.step, "caption")
+        captions = self._data.train.captions(share.indices, self._config.data.languages, seed)
         codes = self._data.train_codes.rows(share.indices)
         if self._config.data.flip:
-            mirrored = share.cut(mirror_coins(share)).numpy()
+            true = np.array([not speaks_of_sides(caption) for caption in captions])
+            mirrored = share.cut(mirror_coins(share)).numpy() & true
             codes = np.where(
                 mirrored[:, None], self._data.train_codes.mirrored_rows(share.indices), codes
             )
-        seed = mixed_seed(share.seed, share.step, "caption")
-        tokens = self._tokens(self._data.train, share.indices, seed)
+        tokens = self._tokens(captions)
         noise = share.cut(draw_noise(share.generator("mask"), len(share.batch), self._dims))
-        return torch.from_numpy(codes).to(self._device), tokens, noise.to(self._device)
+        given = torch.from_numpy(codes).to(self._device), tokens
+        rows = slice(share.start, share.stop)
+        lessons = self.lessons(share.generator("lesson"), len(share.batch), rows, given)
+        return *given, noise.to(self._device), *lessons
 
     def losses(
         self, outputs: dict[str, Tensor], batch: tuple[Tensor, ...], step: int
@@ -115,13 +140,16 @@ class FusionTask:
         count -= count % CONTRAST_GROUP if count > CONTRAST_GROUP else 0
         indices = np.arange(count)
         noise = draw_noise(torch.Generator().manual_seed(0), count, self._dims)
-        tokens = self._tokens(self._data.val, indices, seed=0)
+        captions = self._data.val.captions(indices, self._config.data.languages, 0)
+        tokens = self._tokens(captions)
         codes = torch.from_numpy(self._data.val_codes.rows(indices)).to(self._device)
         sums: dict[str, float] = {}
         with torch.no_grad():
             for start in range(0, count, CHUNK):
                 part = slice(start, start + CHUNK)
-                losses = model(codes[part], tokens[part], noise[part].to(self._device))
+                given = codes[part], tokens[part]
+                lessons = self.lessons(torch.Generator().manual_seed(0), count, part, given)
+                losses = model(*given, noise[part].to(self._device), *lessons)
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + float(value) * len(codes[part])
         picture = self._samples(model, indices[:SHOWN])
@@ -135,8 +163,7 @@ class FusionTask:
             raise TypeError(f"expected a FusionObjective, got {type(model).__name__}")
         return model.fusion
 
-    def _tokens(self, split: Split, indices: Indices, seed: int) -> Tensor:
-        captions = split.captions(indices, self._config.data.languages, seed)
+    def _tokens(self, captions: list[str]) -> Tensor:
         return torch.from_numpy(self._data.tokenizer.encode(captions, self._dims.text_length)).to(
             self._device
         )

@@ -70,7 +70,7 @@ def prepare(
     def unless_stopped(action: Callable[[], T]) -> T:
         return only_main_until_stopped(world, stop, action, "what was prepared so far is kept")
 
-    only_main(world, lambda: _claim(config, root))
+    only_main(world, lambda: claim(config, root))
     data = unless_stopped(lambda: _data(config, root))
     folder = root / data
     unless_stopped(lambda: _verify(folder))
@@ -102,7 +102,7 @@ def all_splits(prepared: Prepared) -> dict[str, Split]:
     return {name: prepared.splits.get(name) or open_split(folder, name) for name in names}
 
 
-def _claim(config: Config, root: Path) -> None:
+def claim(config: Config, root: Path) -> None:
     """A new folder gets the configuration; an old one must have the same.
 
     Raises ConfigError naming the keys.

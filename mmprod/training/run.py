@@ -26,10 +26,11 @@ from mmprod.training.checkpointing import Identity, check_identity, find_step, r
 from mmprod.training.codec_task import CodecTask
 from mmprod.training.codes import Codes, CodeSource, load_or_compute
 from mmprod.training.deepspeed_config import Json, log_changes, read_deepspeed, resolve
+from mmprod.training.distill_task import build_fusion_task
 from mmprod.training.distributed import World, join, only_main
 from mmprod.training.events import Event, OnEvent, StageResult, TrainResult
 from mmprod.training.freezing import freeze_parts, load_frozen
-from mmprod.training.fusion_task import FusionData, FusionTask
+from mmprod.training.fusion_task import FusionData
 from mmprod.training.handshake import shake_hands
 from mmprod.training.init_from import check_sources, record, start_from
 from mmprod.training.loop import StageJob, train_stage
@@ -249,7 +250,7 @@ def _build_task(
         if stage == "codec":
             return CodecTask(config, splits["train"], splits["val"], world.device, build)
         data = _fusion_data(prepared, stop, world)
-        return FusionTask(config, prepared.dims, data, world.device, build)
+        return build_fusion_task(prepared, data, world, build)
 
 
 def _fusion_data(prepared: Prepared, stop: StopRequest, world: World) -> FusionData:

@@ -24,6 +24,7 @@ EXEMPT = {
     "*.patience": "early stopping is a choice about a budget",
     "*.init_from": "a user's weights",
     "*.freeze": "goes with a user's weights",
+    "distill.teacher": "a user's run",
     "log.to": "a user's account with a tracker; no preset opens a network",
     "log.peak_tflops": "a user's device",
     "sampler.image_temperature": "set at export by taste",

@@ -178,3 +178,23 @@ def test_example_inputs_are_a_pure_function() -> None:
             assert np.array_equal(first[tensor.name], again[tensor.name])
             assert not np.array_equal(first[tensor.name], other[tensor.name])
             assert first[tensor.name].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize("name", ["text_to_image", "edit", "joint"])
+def test_a_sampler_without_guidance_draws_what_a_guidance_of_nearly_none_draws(
+    name: str, models: tuple[Codec, Fusion]
+) -> None:
+    """It asks the model once per step instead of twice."""
+    inputs = example_inputs(CATALOG[name], 3, seed=2)
+    tensors = [torch.from_numpy(value) for value in inputs.values()]
+    found, calls = [], []
+    hook = models[1].connector[0].register_forward_hook(lambda _, given, __: calls.append(given[0]))
+    for guidance in (0.0, 1e-9):
+        sampler = SAMPLER.model_copy(update={"guidance": guidance})
+        made = build_module(name, codec=models[0], fusion=models[1], dims=DIMS, sampler=sampler)
+        with torch.inference_mode():
+            found.append(made(*tensors))
+    hook.remove()
+    assert [len(features) for features in calls] == [3] * 4 + [6] * 4
+    for alone, twice in zip(*found, strict=True):
+        assert torch.equal(alone, twice)

@@ -112,8 +112,8 @@ def test_every_masked_place_counts_alike() -> None:
     ratio = mask.float().mean(1)
     logits = torch.randn(2, 16, 20, generator=torch.Generator().manual_seed(8))
     masked = Masked(codes, mask, ratio)
-    per_sample = objective._likelihood(logits, codes, masked, mean_ratio=0.5)
     place = -torch.log_softmax(logits, -1)[..., 0] / math.log(20)
+    per_sample = objective._likelihood(place, codes, masked, mean_ratio=0.5)
     torch.testing.assert_close(per_sample.mean(), place[mask].sum() / 16)
 
 

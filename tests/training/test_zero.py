@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +74,17 @@ def test_zero_0_resumes_on_another_number_of_processes(tmp_path, before, after):
 @pytest.mark.parametrize(("world", "stage"), [(1, "codec"), (1, "fusion"), (2, "fusion")])
 def test_zero_0_to_3_equal_plain_torch(tmp_path, world, stage):
     check_resume_to_the_bit(compare(tmp_path, ZERO, world=world, stage=stage), ZERO)
+
+
+@pytest.mark.slow
+def test_a_head_in_portions_learns_the_same(tmp_path):
+    order = {"files": ZERO, "stage": "fusion", "train": {}, "nan": ""}
+    program = Path(__file__).with_name("portion_ranks.py")
+    ranks = launch(tmp_path, order, 2, program=program)
+    losses = train_and_report(tmp_path / "plain", ALONE, None, "fusion", {})["straight"]["losses"]
+    for name in ZERO:
+        assert ranks[0][name]["straight"]["losses"] == pytest.approx(losses, abs=1e-6), name
+    check_resume_to_the_bit(ranks, ZERO)
 
 
 @pytest.mark.slow
