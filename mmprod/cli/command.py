@@ -48,7 +48,7 @@ EXTRAS = {
     "einops": "train", "datasets": "data", "pyarrow": "data", "python_avatars": "data",
     "resvg_py": "data", "tokenizers": "serve", "onnxruntime": "serve", "constriction": "serve",
     "google_crc32c": "serve", "cryptography": "sign", "onnx": "export",
-    "onnxscript": "export", "tensorrt_rtx": "trt",
+    "onnxscript": "export", "tensorrt_rtx": "trt", "lancedb": "search",
 }  # fmt: skip
 """Which extra brings a module; a core installation has none of them."""
 

@@ -22,6 +22,7 @@ from mmprod.cli import (
     evaluate,
     parity,
     plan,
+    search,
     ship,
     train,
     use,
@@ -48,6 +49,7 @@ app.add_typer(bundle.app, name="bundle", rich_help_panel=SHIP)
 command(app, "generate", panel=USE)(use.generate)
 command(app, "caption", panel=USE)(use.caption)
 command(app, "edit", panel=USE)(edit.edit)
+app.add_typer(search.app, name="search", rich_help_panel=USE)
 command(app, "compress", panel=USE)(compress.compress)
 command(app, "decompress", panel=USE)(compress.decompress)
 command(app, "eval", panel=USE)(evaluate.evaluate)
