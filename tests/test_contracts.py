@@ -20,11 +20,25 @@ TOP_LEVEL = frozenset(
     | {".ci", ".gitignore", ".pre-commit-config.yaml"}
 )
 EXTRAS = frozenset(
-    {"train", "export", "trt", "serve", "data", "dev", "bench", "all", "sign", "wandb", "mlflow"}
+    {
+        "train",
+        "export",
+        "trt",
+        "serve",
+        "data",
+        "dev",
+        "bench",
+        "all",
+        "sign",
+        "search",
+        "wandb",
+        "mlflow",
+    }
 )
 # Modules that must import, by themselves and through others, without torch.
 TORCH_FREE = (
     *("errors", "log", "manifest", "config", "bitstream", "bundle", "engines", "parity", "report"),
+    "search",
     *("graphs.spec", "graphs.catalog", "graphs.runner", "runners.ort", "cli.main"),
 )
 

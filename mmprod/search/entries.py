@@ -25,7 +25,9 @@ Left = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Taken:
-    """What a model takes: pictures of `size` pixels a side, captions in `languages` (or of none)."""
+    """What a model takes: pictures of `size` pixels a side, captions in `languages` (or in no known
+    one).
+    """
 
     size: int
     languages: Sequence[str]
@@ -65,7 +67,7 @@ def data_entries(root: Path, splits: Sequence[str], taken: Taken) -> list[Entry]
     if manifest["size"] != taken.size:
         raise ConfigError(
             f"{root} has pictures of {manifest['size']} pixels, the model takes {taken.size}",
-            hint=f"mmprod data prepare ... --size {taken.size}, or index the folder of the pictures",
+            hint=f"prepare it with --size {taken.size}, or index the folder of the pictures",
         )
     found: list[Entry] = []
     for name in splits or tuple(manifest["splits"]):

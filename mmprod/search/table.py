@@ -29,6 +29,8 @@ from mmprod.search.items import Hit, Item, Kind, Vector
 
 NAME = "items"
 ABOUT = b"mmprod"
+STORES = ("s3", "gs", "az")
+"""object stores, by the scheme of an address; LanceDB knows more, some of them its makers' service"""
 PROBES = 32
 """partitions that a search looks into, of those whose centres are nearest"""
 KEPT = datetime.timedelta(hours=1)
@@ -230,6 +232,9 @@ def _any_of(column: str, values: Sequence[str]) -> str:
 
 
 def _connect(place: str) -> Any:
+    if is_remote(place) and place.partition("://")[0] not in STORES:
+        known = ", ".join(f"{store}://" for store in STORES)
+        raise ConfigError(f"{place} is no address that is known", hint=f"a folder, or {known}")
     # Every read looks for a newer version first.
     return lancedb.connect(place, read_consistency_interval=datetime.timedelta(0))
 
