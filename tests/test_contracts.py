@@ -20,20 +20,8 @@ TOP_LEVEL = frozenset(
     | {".ci", ".gitignore", ".pre-commit-config.yaml"}
 )
 EXTRAS = frozenset(
-    {
-        "train",
-        "export",
-        "trt",
-        "serve",
-        "data",
-        "dev",
-        "bench",
-        "all",
-        "sign",
-        "search",
-        "wandb",
-        "mlflow",
-    }
+    {"train", "export", "trt", "serve", "search", "data", "dev", "bench", "all", "sign"}
+    | {"wandb", "mlflow"}
 )
 # Modules that must import, by themselves and through others, without torch.
 TORCH_FREE = (

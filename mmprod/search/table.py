@@ -30,7 +30,7 @@ from mmprod.search.items import Hit, Item, Kind, Vector
 NAME = "items"
 ABOUT = b"mmprod"
 STORES = ("s3", "gs", "az")
-"""object stores, by the scheme of an address; LanceDB knows more, some of them its makers' service"""
+"""object stores, by the scheme of an address; LanceDB knows more, and a service of its makers"""
 PROBES = 32
 """partitions that a search looks into, of those whose centres are nearest"""
 KEPT = datetime.timedelta(hours=1)

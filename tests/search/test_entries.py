@@ -19,9 +19,8 @@ def test_captions_come_from_tables_or_files_in_the_model_s_languages(folder: Pat
     (folder / "metadata.csv").write_text(
         "file_name,text,language\na/0.png,a hat,en\na/0.png,帽子,zh\na/1.png,no language,\n"
     )
-    found = {
-        Path(e.name).relative_to(folder).as_posix(): e for e in folder_entries(folder, TAKEN, [])
-    }
+    entries = folder_entries(folder, TAKEN, [])
+    found = {Path(entry.name).relative_to(folder).as_posix(): entry for entry in entries}
     assert found["a/0.png"].captions == ("a hat",)
     assert found["a/1.png"].captions == ("no language",)
     assert found["a/2.png"].captions[0].startswith("mostly")
@@ -73,5 +72,5 @@ def test_the_digest_is_of_picture_and_captions(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["absent", "pictures/a/0.png"])
 def test_what_is_no_folder_is_refused(name: str, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not exist|is not a folder"):
+    with pytest.raises(ConfigError, match=r"does not exist|is not a folder"):
         folder_entries(tmp_path / name, TAKEN, [])
