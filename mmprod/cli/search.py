@@ -6,8 +6,10 @@ pictures and captions -> towers -> index;  a text or picture -> tower -> nearest
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,26 +97,15 @@ def delete(
     ],
 ) -> None:
     """Take pictures and their captions out of an index."""
-    from fnmatch import fnmatchcase
-
     from mmprod.search import open_table
     from mmprod.search.update import writing
 
     table = open_table(place)
     with writing(place):
-        held = table.digests()
-        wanted: set[str] = set()
-        for name in names:
-            full = name if name in held else str(Path(name).absolute())
-            found = {other for other in held if fnmatchcase(other, full)} | ({full} & {*held})
-            if not found:
-                raise ConfigError(
-                    f"{place} has no picture {name}", hint="`mmprod search query` shows names"
-                )
-            wanted |= found
-        table.drop(sorted(wanted))
+        wanted = _named(names, table.digests(), place)
+        table.drop(wanted)
         table.tidy()
-    data = {"index": place, "deleted": sorted(wanted), **table.counts()}
+    data = {"index": place, "deleted": wanted, **table.counts()}
     out.result(data, Fields("", {"deleted": len(wanted), "pictures left": data["pictures"]}))
 
 
@@ -192,6 +183,24 @@ def _entries(
         raise ConfigError(f"{pictures} is no prepared data set", hint="leave --split out")
     left: list[dict[str, str]] = []
     return folder_entries(pictures, taken, left), left
+
+
+def _named(names: Sequence[str], held: Collection[str], place: str) -> list[str]:
+    """The pictures of an index that are meant by paths or patterns. Raises ConfigError for a name
+    that means none.
+    """
+    wanted: set[str] = set()
+    for name in names:
+        spellings = {name, str(Path(name).absolute())}
+        found = {*held} & spellings or {
+            other for other in held if any(fnmatchcase(other, text) for text in spellings)
+        }
+        if not found:
+            raise ConfigError(
+                f"{place} has no picture {name}", hint="`mmprod search query` shows names"
+            )
+        wanted |= found
+    return sorted(wanted)
 
 
 def _report(out: Output, table: Index, change: Change, spent: float, executed: str) -> None:
