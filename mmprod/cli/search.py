@@ -68,6 +68,10 @@ def index(
     from mmprod.search.update import prune as prune_index
     from mmprod.search.update import update, writing
 
+    if prune and splits:
+        raise ConfigError(
+            "--prune would forget the other splits", hint="leave --prune or --split out"
+        )
     opened = open_source(source, backend, precision)
     model = about(source, opened, precision)
     entries, left = _entries(opened, pictures, choices(splits))

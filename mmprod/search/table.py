@@ -23,11 +23,13 @@ import numpy as np
 import pyarrow as pa
 from lancedb.index import IvfFlat
 
+from mmprod.bundle.lock import lock_folder
 from mmprod.errors import ConfigError, EnvironmentMissing, IntegrityError, MmprodError, as_os_error
 from mmprod.search.about import About
 from mmprod.search.items import Hit, Item, Kind, Vector
 
 NAME = "items"
+FOLDER = f"{NAME}.lance"
 ABOUT = b"mmprod"
 STORES = ("s3", "gs", "az")
 """object stores, by the scheme of an address; LanceDB knows more, and a service of its makers"""
@@ -49,19 +51,27 @@ def is_remote(place: str) -> bool:
 def is_table(place: str) -> bool:
     """Whether there is an index."""
     if not is_remote(place):
-        return (Path(place) / f"{NAME}.lance").is_dir()
+        return any((Path(place) / FOLDER / "_versions").glob("*.manifest"))
     with _explained(place):
         return NAME in _connect(place).list_tables().tables
 
 
 def create_table(place: str, about: About) -> Table:
     """An empty index. Raises ConfigError where there is one, or a folder of other things."""
-    if is_table(place):
-        raise ConfigError(f"{place} is an index already", hint="name a new folder")
+    if is_remote(place):
+        return _create(place, about)
     folder = Path(place)
-    taken = folder.is_dir() and any(folder.iterdir())
-    if not is_remote(place) and (taken or (folder.exists() and not folder.is_dir())):
+    others = folder.is_dir() and any(path.name != FOLDER for path in folder.iterdir())
+    if others or (folder.exists() and not folder.is_dir()):
         raise ConfigError(f"{place} exists and is no index", hint="name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder, "an index"):
+        return _create(place, about)
+
+
+def _create(place: str, about: About) -> Table:
+    if is_table(place):
+        raise ConfigError(f"{place} is an index already", hint="run the command again to add to it")
     with _explained(place):
         made = _connect(place).create_table(NAME, schema=_schema(about))
     return Table(place, made, about)

@@ -197,6 +197,7 @@ def test_another_model_is_refused(
         (("index", "RUN", "PICTURES", "--out", "PICTURES"), "exists and is no index"),
         (("index", "RUN", "PICTURES", "--out", "NEW", "--split", "test"), "no prepared data set"),
         (("index", "RUN", "PICTURES", "--out", "NEW", "--precision", "fp16"), "fp32, not in fp16"),
+        (("index", "RUN", "PICTURES", "--out", "NEW", "--split", "x", "--prune"), "other splits"),
         (("delete", "ABSENT", "x"), "is no index"),
         (("optimize", "PICTURES"), "is no index"),
     ],
@@ -242,6 +243,17 @@ for arguments in json.load(sys.stdin):
         main(arguments)
     print("---", flush=True)
 """
+
+
+def test_without_the_extra_it_is_named(
+    mmprod: Mmprod, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("mmprod.search")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    missing = mmprod("search", "info", index)
+    assert missing.code == 3
+    assert "mmprod[search]" in missing.err
 
 
 @pytest.mark.slow

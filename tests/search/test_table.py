@@ -141,6 +141,15 @@ def test_places_that_are_no_index_are_refused(tmp_path: Path, table: Table) -> N
     assert sorted(path.name for path in other.iterdir()) == ["file"]
 
 
+def test_a_creation_that_was_killed_is_made_good(tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    (place / "items.lance/_versions").mkdir(parents=True)
+    assert not is_table(str(place))
+    create_table(str(place), ABOUT)
+    assert open_table(str(place)).digests() == {}
+    assert open_table(str(place)).nearest(units(1)[0], 5, "image") == []
+
+
 @pytest.mark.parametrize("place", ["nowhere://bucket/name", "db://service", "http://host/x"])
 def test_only_object_stores_are_addresses(place: str) -> None:
     with pytest.raises(ConfigError, match="no address") as caught:
