@@ -61,16 +61,18 @@ def searched(table: Table, held: list[Item], count: int, *, exact: bool) -> dict
     pictures = [item for item in held if item.kind == "image"]
     matrix = np.stack([item.vector for item in pictures])
     table.nearest(queries[0], K, "image", exact=exact)
-    times, hits = [], 0
+    times, hits, busy = [], 0, 0.0
     for query in queries:
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), time.process_time()
         found = {hit.name for hit in table.nearest(query, K, "image", exact=exact)}
         times.append((time.perf_counter() - start) * 1000)
+        busy += time.process_time() - spent
         best = np.argpartition(-(matrix @ query), K)[:K]
         hits += len(found & {pictures[place].name for place in best})
     return {
         "p50_ms": round(float(np.percentile(times, 50)), 1),
         "p99_ms": round(float(np.percentile(times, 99)), 1),
+        "cpu_ms": round(busy / QUERIES * 1000, 1),
         "recall_10": hits / (K * QUERIES),
     }
 
@@ -90,8 +92,7 @@ def measure(count: int, place: Path) -> None:
     about["items_per_s"] = round(count / about["write_s"])
     with timed("tidy", about):
         table.tidy()
-    about["bytes_of_newest"] = table._table.stats()["total_bytes"]
-    say(about)
+    say(about | table.counts())
     say({"search": "everything", **searched(table, held, count, exact=True)})
     about = {}
     with timed("partition", about):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmprod.cli.command import SourceArg, choices, command, group
-from mmprod.cli.output import Fields, Output, Table, shown
+from mmprod.cli.output import Fields, Output, Table, megabytes, shown
 from mmprod.cli.progress import progress, search_tick
 from mmprod.cli.search_query import query
 from mmprod.cli.source import Source, open_source
@@ -68,6 +68,8 @@ def index(
     from mmprod.search.update import prune as prune_index
     from mmprod.search.update import update, writing
 
+    if precision == "auto":
+        raise ConfigError("an index is of one precision", hint="name it: --precision fp16")
     if prune and splits:
         raise ConfigError(
             "--prune would forget the other splits", hint="leave --prune or --split out"
@@ -155,6 +157,7 @@ def info(out: Output, place: IndexArg) -> None:
     values = {
         "pictures": f"{counts['pictures']:,}",
         "captions": f"{counts['captions']:,}",
+        "size": megabytes(counts["bytes"]),
         "searched": "by partitions" if table.partitioned else "whole",
         "made by": f"{table.about.source} ({table.about.precision})",
         "embedding": f"{table.about.embedding} numbers",

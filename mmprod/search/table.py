@@ -178,9 +178,10 @@ class Table:
         return np.asarray(flat, np.float32).reshape(-1, self.about.embedding)
 
     def counts(self) -> dict[str, int]:
-        """Pictures, captions and versions that are kept."""
+        """Pictures, captions, versions that are kept, and bytes of the newest."""
         with _explained(self.place):
             return {
+                "bytes": int(self._table.stats()["total_bytes"]),
                 "pictures": self._table.count_rows("kind = 'image'"),
                 "captions": self._table.count_rows("kind = 'text'"),
                 "versions": len(self._table.list_versions()),

@@ -198,6 +198,7 @@ def test_another_model_is_refused(
         (("index", "RUN", "PICTURES", "--out", "NEW", "--split", "test"), "no prepared data set"),
         (("index", "RUN", "PICTURES", "--out", "NEW", "--precision", "fp16"), "fp32, not in fp16"),
         (("index", "RUN", "PICTURES", "--out", "NEW", "--split", "x", "--prune"), "other splits"),
+        (("index", "RUN", "PICTURES", "--out", "NEW", "--precision", "auto"), "of one precision"),
         (("delete", "ABSENT", "x"), "is no index"),
         (("optimize", "PICTURES"), "is no index"),
     ],
