@@ -1,6 +1,6 @@
 """Kill an index's writer again and again at random moments: nothing is lost, nothing doubled.
 
-    python tools/search_kills.py [--kills 100] [--pictures 400] [--seed 0]
+    python -m tools.search_kills [--kills 100] [--pictures 400] [--seed 0]
 
 A writer brings a folder of small pictures into an index, which a kill -9 ends anywhere: before the
 table is there, between its steps, inside one, while files are put together. Between the kills some

@@ -1,4 +1,4 @@
-"""An index of many items, `python tools/search_load.py [--count 100000]`: time, memory, recall.
+"""An index of many items, `python -m tools.search_load [--count 100000]`: time, memory, recall.
 
 Makes items of the sizes of preset `tiny` (128 numbers, 64 codes), half pictures and half captions,
 their vectors in 2,000 loose clusters as embeddings lie. Prints JSON lines: seconds and items a

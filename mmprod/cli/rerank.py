@@ -45,32 +45,34 @@ def check_rerank(rerank: int, k: int, *, words: bool, want: Kind) -> None:
 
 def reranked(source: Source, table: Table, query: str | Pixels, hits: list[Hit]) -> list[Hit]:
     """The hits, likeliest first; `score` is then the log likelihood of the query, in nats."""
+    import numpy as np
+
+    if isinstance(query, str):
+        codes = table.codes([hit.name for hit in hits])
+        hits = [hit for hit in hits if hit.name in codes]  # another command may have deleted some
     if not hits:
         return hits
     if isinstance(query, str):
-        scores = _text_given_pictures(source, table, query, hits)
+        held = np.stack([codes[hit.name] for hit in hits])
+        scores = _text_given_pictures(source, query, held)
     else:
         scores = _picture_given_texts(source, query, [hit.text for hit in hits])
     order = sorted(range(len(hits)), key=lambda place: -scores[place])
     return [replace(hits[place], score=float(scores[place])) for place in order]
 
 
-def _text_given_pictures(
-    source: Source, table: Table, text: str, hits: list[Hit]
-) -> npt.NDArray[np.float64]:
-    """log p(text | picture) of each hit (B,): minus the any-order bound."""
+def _text_given_pictures(source: Source, text: str, codes: Ids) -> npt.NDArray[np.float64]:
+    """log p(text | picture) of each picture (B, N), in nats (B,): minus the any-order bound."""
     import numpy as np
 
     from mmprod.evaluation.likelihood import GRAPH, estimate, random_masks
     from mmprod.sampling import log_likelihood
 
-    stored = table.codes([hit.name for hit in hits])
-    codes = np.stack([stored[hit.name] for hit in hits])
-    tokens = source.tokenizer.encode([text], source.dims.text_length).repeat(len(hits), 0)
-    total = np.zeros(len(hits))
+    tokens = source.tokenizer.encode([text], source.dims.text_length).repeat(len(codes), 0)
+    total = np.zeros(len(codes))
     with closing(source.runner(GRAPH)) as runner:
         for mask in random_masks(1, source.dims.text_length, DRAWS, [0, 1]):
-            hidden = mask.repeat(len(hits), 0)
+            hidden = mask.repeat(len(codes), 0)
             shown = np.where(hidden, np.int32(source.dims.vocabulary), tokens)
             found = log_likelihood(runner, codes, shown, "text_logits", tokens)
             total -= estimate(found, hidden) / DRAWS

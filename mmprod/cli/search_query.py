@@ -146,7 +146,7 @@ def _write_sheet(
     if lost:
         codes = table.codes(lost)
         with closing(source.runner("codec_decode")) as decode:
-            for name in lost:
+            for name in (name for name in lost if name in codes):
                 found[name] = decode({"codes": codes[name][None]})["pixels"][0]
     pictures = [*first, *(pixels for name in names if (pixels := found[name]) is not None)]
     if pictures:

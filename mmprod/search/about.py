@@ -44,11 +44,14 @@ class About:
                     f"{where} has index format {version}, this version reads {FORMAT}",
                     hint="use the version of mmprod that wrote it, or make the index again",
                 )
-            return cls(**content)
+            found = cls(**content)
+            if not isinstance(found.files, dict) or not isinstance(found.embedding, int):
+                raise TypeError(f"fields of other types: {content}")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise IntegrityError(
                 f"{where} does not say which model made it: {error!r}", hint="make the index again"
             ) from error
+        return found
 
     def check_same(self, other: About, where: str) -> None:
         """Raise IntegrityError when `other`, a model at hand, is not the one of this index."""

@@ -91,8 +91,12 @@ def test_another_model_is_refused_and_named() -> None:
     assert caught.value.hint == "--precision fp32"
 
 
+OTHER_FILES = ABOUT.dumps().replace('{"weights": "' + "0" * 64 + '"}', "[]")
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": 9}', '{"format": 1}', '{"format": 1, "new": 2}']
+    "text",
+    ["", "[]", "{}", '{"format": 9}', '{"format": 1}', '{"format": 1, "new": 2}', OTHER_FILES],
 )
 def test_a_record_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(IntegrityError, match="index"):
