@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "'$(PYTHON)' has no venv module. On Debian or Ubuntu: apt install python3-venv" >&2; exit 3; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e ".[train,export,trt,serve,sign,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e ".[train,export,trt,serve,search,sign,dev]"
 	@touch $@
 
 demo: $(STAMP)  ## train, export, build engines and check them, on generated avatars

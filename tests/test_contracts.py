@@ -20,14 +20,14 @@ TOP_LEVEL = frozenset(
     | {".ci", ".gitignore", ".pre-commit-config.yaml"}
 )
 EXTRAS = frozenset(
-    {"train", "export", "trt", "serve", "data", "dev", "bench", "all", "sign", "wandb", "mlflow"}
-    | {"deploy", "runtime"}
+    {"train", "export", "trt", "serve", "search", "data", "dev", "bench", "all", "sign"}
+    | {"wandb", "mlflow", "deploy", "runtime"}
 )
 # Modules that must import, by themselves and through others, without torch.
 TORCH_FREE = (
     *("errors", "log", "manifest", "config", "bitstream", "bundle", "engines", "parity", "report"),
     *("graphs.spec", "graphs.catalog", "graphs.runner", "runners.ort", "cli.main", "serving"),
-    "deploying",
+    *("deploying", "search"),
 )
 
 

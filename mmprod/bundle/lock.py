@@ -22,24 +22,24 @@ WAIT_S, LOOK_S = 20.0, 0.05
 
 
 @contextlib.contextmanager
-def lock_folder(root: Path) -> Iterator[None]:
-    """Nobody else writes the bundle at `root` within it. Raises EnvironmentMissing when another
-    process does, after `WAIT_S` seconds.
+def lock_folder(root: Path, what: str = "a bundle") -> Iterator[None]:
+    """Nobody else writes the bundle, or `what` it is, at `root` within it. Raises
+    EnvironmentMissing when another process does, after `WAIT_S` seconds.
     """
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _take(handle, root)
+        _take(handle, root, what)
         yield
     finally:
         os.close(handle)
 
 
-def _take(handle: int, root: Path) -> None:
+def _take(handle: int, root: Path, what: str) -> None:
     def busy(over: bool) -> None:
         if over:
             raise EnvironmentMissing(
                 f"another process has been writing to {root} for {WAIT_S:.0f} s",
-                hint="let one command at a time write to a bundle: run this one again",
+                hint=f"let one command at a time write to {what}: run this one again",
             )
         logger.info("waiting for another process that writes to %s", root)
 
@@ -47,6 +47,6 @@ def _take(handle: int, root: Path) -> None:
     if unknown is not None:
         logger.warning(
             "%s: this file system knows no locks on folders (%s): see to it that no second "
-            "command writes to the bundle at the same time",
-            *(root, unknown.strerror),
+            "command writes to %s at the same time",
+            *(root, unknown.strerror, what),
         )

@@ -51,7 +51,7 @@ EXTRAS = {
     "orjson": "serve", "prometheus_client": "serve", "starlette": "serve", "uvicorn": "serve",
     "uvloop": "serve", "httptools": "serve", "cryptography": "sign", "onnx": "export",
     "onnxscript": "export", "tensorrt_rtx": "trt", "tritonclient": "deploy", "yaml": "deploy",
-    "google": "deploy",
+    "google": "deploy", "lancedb": "search",
 }  # fmt: skip
 """Which extra brings a module; a core installation has none of them."""
 

@@ -24,6 +24,7 @@ from mmprod.cli import (
     evaluate,
     parity,
     plan,
+    search,
     serve,
     ship,
     train,
@@ -53,6 +54,7 @@ app.add_typer(deploy.app, name="deploy", rich_help_panel=SHIP)
 command(app, "generate", panel=USE)(use.generate)
 command(app, "caption", panel=USE)(use.caption)
 command(app, "edit", panel=USE)(edit.edit)
+app.add_typer(search.app, name="search", rich_help_panel=USE)
 command(app, "compress", panel=USE)(compress.compress)
 command(app, "decompress", panel=USE)(compress.decompress)
 command(app, "serve", panel=USE)(serve.serve)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmprod.engines.build import BuildEvent
     from mmprod.export.pipeline import ExportEvent
     from mmprod.parity.run import ParityEvent
+    from mmprod.search.update import UpdateEvent
     from mmprod.training.events import Event
 
 E = TypeVar("E")
@@ -86,6 +87,12 @@ def engine_tick(event: BuildEvent) -> Tick:
     """Engines that are there, built or failed."""
     text = f"{event.graph} {event.precision} {event.target} {event.kind}"
     return Tick("engines", event.done, event.total, text, {"event": "engine", **asdict(event)})
+
+
+def search_tick(event: UpdateEvent) -> Tick:
+    """Pictures that are in the index."""
+    line = {"event": "index", "done": event.done, "pictures": event.total}
+    return Tick("pictures", event.done, event.total, "", line)
 
 
 @contextmanager

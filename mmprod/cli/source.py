@@ -9,14 +9,14 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmprod.errors import ConfigError, IntegrityError
 
 if TYPE_CHECKING:
     from mmprod.bundle import Bundle
     from mmprod.checkpoint import Run
-    from mmprod.config.schema import Dims
+    from mmprod.config.schema import Config, Dims
     from mmprod.data.tokenizer import Tokenizer
     from mmprod.graphs.codec_facts import CodecFacts
     from mmprod.graphs.runner import Runner
@@ -40,6 +40,10 @@ class Source:
     runner: Callable[[str], Runner]
     load_tokenizer: Callable[[], Tokenizer]
     codec_facts: Callable[[], CodecFacts]
+    provenance: Mapping[str, Any]
+    """what a bundle says of the run it came from, of a run the same"""
+    languages: Callable[[], tuple[str, ...]]
+    """languages of the captions that it was trained on"""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -170,6 +174,8 @@ def _of_run(run: Run) -> Source:
         runner=torch_runners(run),
         load_tokenizer=lambda: _load_tokenizer(run.tokenizer_path),
         codec_facts=facts,
+        provenance=run.provenance(),
+        languages=lambda: run.config.data.languages,
     )
 
 
@@ -198,6 +204,8 @@ def _of_bundle(bundle: Bundle, precision: str) -> Source:
         runner=runner,
         load_tokenizer=lambda: _load_tokenizer(_only_file(bundle, "tokenizer")),
         codec_facts=facts,
+        provenance=bundle.provenance,
+        languages=lambda: _load_config(_only_file(bundle, "config")).data.languages,
     )
 
 
@@ -220,6 +228,12 @@ def _only_file(bundle: Bundle, role: str) -> Path:
     if not found:
         raise IntegrityError(f"{bundle.root} has no {role}", hint="export the run again")
     return bundle.path(found[0])
+
+
+def _load_config(path: Path) -> Config:
+    from mmprod.config.load import load_config
+
+    return load_config(str(path))
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:

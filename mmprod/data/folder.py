@@ -67,7 +67,7 @@ def prepare_folder(source: Path, out: Path, *, size: int, seed: int, workers: in
         generator={name: metadata.version(name) for name in ("pillow", "numpy")},
     )
     with DataWriter(out, info) as writer, Spool(out.parent, size) as spool:
-        names = list(_scan(source, writer.skipped))
+        names = list(scan(source, writer.skipped))
         hashes: dict[str, bytes] = {}
         for name, result in _decode(source, names, size, workers):
             if isinstance(result, str):
@@ -89,8 +89,11 @@ def prepare_folder(source: Path, out: Path, *, size: int, seed: int, workers: in
             writer.add(picture.split, sample)
 
 
-def _scan(source: Path, skipped: list[dict[str, str]]) -> Iterator[str]:
-    """Paths of the picture files below `source`, sorted, as POSIX text; hidden ones are ignored."""
+def scan(source: Path, skipped: list[dict[str, str]]) -> Iterator[str]:
+    """Paths of the picture files below `source`, sorted, as POSIX text; hidden ones are ignored.
+
+    What is left out is added to `skipped` as {"file": ..., "reason": ...}.
+    """
     root = source.resolve()
     for folder, subfolders, files in os.walk(source):
         here = Path(folder)

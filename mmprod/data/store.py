@@ -95,6 +95,13 @@ class Split:
                 if caption["language"] in ("", *languages):
                     yield caption["text"]
 
+    def texts(self, indices: NDArray[np.integer], languages: Sequence[str]) -> list[list[str]]:
+        """indices (B) -> all captions of each sample in `languages` (or of unknown language)."""
+        rows = self._rows("captions", indices)
+        return [
+            [c["text"] for c in json.loads(r) if c["language"] in ("", *languages)] for r in rows
+        ]
+
     def attributes(self, indices: NDArray[np.integer]) -> list[dict[str, str]]:
         """indices (B) -> attributes of each sample, {} where the source has none."""
         return [json.loads(row) if row else {} for row in self._rows("attributes", indices)]

@@ -58,8 +58,8 @@ def test_tree_has_what_the_documentation_promises() -> None:
         "bench compare", "bundle inspect", "bundle verify", "bundle keygen",
         "bundle sign", "bundle sbom", "bundle pack", "bundle unpack", "parity explain",
         "generate", "edit", "caption", "compress", "decompress", "serve",
-        "deploy list", "deploy render",
-        "deploy validate",
+        "deploy list", "deploy render", "deploy validate", "search index", "search query",
+        "search delete", "search optimize", "search info", "search verify",
     )  # fmt: skip
     assert sorted(COMMANDS) == sorted(promised)
 
