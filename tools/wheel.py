@@ -1,5 +1,5 @@
-"""Check a built wheel: it holds every file of configs/, of the web page, the templates of deployment
-files, py.typed and the console script.
+"""Check a built wheel: every file of configs/, of the web page, the templates of deployment files,
+py.typed and the console script.
 
 python tools/wheel.py dist/mmprod-0.1.0-py3-none-any.whl
 """
