@@ -55,7 +55,7 @@ def render_compose(facts: Facts, options: Options) -> Files:
     }
     comments = (
         "The server and Prometheus on one machine: docker compose up --detach",
-        "The key that clients send lies beside this file, readable by user 10001:",
+        "The key that clients send lies beside this file, readable by the users 10001 and 65534:",
         "  head -c 32 /dev/urandom | base64 > mmprod-key",
     )
     return {
