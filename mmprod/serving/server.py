@@ -62,6 +62,7 @@ def run_server(
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     with listen(settings.host, settings.port) as listener:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the bundle is being opened anyway
         metrics = Metrics()
         service = Service(settings, metrics, lambda: open_deployment(settings, metrics, searcher))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
