@@ -18,7 +18,7 @@ export function startDescribe(server, picker) {
     }
     const reply = await infer("image_to_text", inputs, signal);
     const caption = new TextDecoder().decode(reply.outputs.text[0]);
-    parts.said.textContent = `Seed ${seed.value || reply.parameters.seed}.`;
+    parts.said.textContent = `Written with seed ${seed.value || reply.parameters.seed}:`;
     const quote = make("blockquote", {}, caption || "(no words)");
     parts.shown.replaceChildren(quote);
     if (caption && server.views.has("draw")) {

@@ -17,7 +17,7 @@ export function startEdit(server, pickerOf) {
   function changed() {
     byId("brush-undo").disabled = byId("brush-clear").disabled = brush.empty;
     byId("brush-state").textContent = brush.empty ? "Nothing is brushed." : "A part is brushed.";
-    byId("edit-strength-label").hidden = !brush.empty;
+    byId("edit-strength-row").hidden = !brush.empty;
     prompt.required = brush.empty;
   }
 
