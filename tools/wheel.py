@@ -1,4 +1,4 @@
-"""Check a built wheel: it holds every file of configs/, py.typed and the console script.
+"""Check a built wheel: every file of configs/ and of the web page, py.typed, the console script.
 
 python tools/wheel.py dist/mmprod-0.1.0-py3-none-any.whl
 """
@@ -22,7 +22,9 @@ def find_missing(wheel: Path) -> list[str]:
     }
     if not wanted:
         return ["mmprod/configs/: configs/ is empty in this checkout"]
-    wanted |= {"mmprod/__init__.py", "mmprod/py.typed"}
+    page = ROOT / "mmprod" / "serving" / "web"
+    wanted |= {path.relative_to(ROOT).as_posix() for path in page.iterdir()}
+    wanted |= {"mmprod/__init__.py", "mmprod/py.typed", "mmprod/serving/web/index.html"}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         scripts = [name for name in names if name.endswith(".dist-info/entry_points.txt")]
