@@ -25,7 +25,7 @@ JSON_LENGTH = "Inference-Header-Content-Length"
 LARGE = 256 * 1024
 """bytes of a body from which on it is parsed on another thread, so that others are not kept"""
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy of the web page: its own files, pictures it made, its own server."""

@@ -301,6 +301,12 @@ def test_refusals_are_told_with_what_to_do(browser: Browser) -> None:
         page.route("**/infer", lambda route: route.abort())
         watched.send("draw")
         assert watched.said("draw").startswith("The server cannot be reached.")
+        page.unroute("**/infer")
+        page.route("**/infer", lambda route: None)  # never answered
+        page.click("#draw button.main")
+        page.click("#draw button.stop")
+        watched.wait("draw")
+        assert watched.said("draw") == "Stopped."
         service.draining = True
         watched.open()
         page.locator("#server[data-state=draining]").wait_for()

@@ -46,13 +46,13 @@ byId("key-form").addEventListener("submit", (event) => {
   start();
 });
 
-// Which views can be used; again after each key.
+// Which views can be used; again when the server has come back, and after a key.
 async function start() {
   let models;
   try {
     ({ models } = await get("/v2/models"));
   } catch {
-    return; // a key is asked for, or the state above says that the server is gone
+    return; // a key is asked for, or the state above will say that the server is gone
   }
   for (const panel of panels) {
     const served = models.includes(panel.dataset.model);
@@ -87,5 +87,4 @@ async function tellLimits(view) {
 }
 
 startTabs(drawFrom);
-watchServer();
-start();
+watchServer(start);

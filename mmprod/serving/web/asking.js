@@ -1,4 +1,5 @@
-// One view's form and the requests it makes: at most one at a time, can be stopped, errors are told.
+// One view's form and the requests it makes: a new one ends the one before, each can be stopped,
+// errors are told.
 
 import { showAnswer, showProblem } from "/web/answer.js";
 
@@ -6,7 +7,7 @@ import { showAnswer, showProblem } from "/web/answer.js";
 // when it asked for something else first. Returns a function that sends the form.
 export function onAsk(view, work) {
   const form = view.querySelector("form");
-  const [main, stop] = ["button.main", "button.stop"].map((name) => form.querySelector(name));
+  const stop = form.querySelector("button.stop");
   const parts = partsOf(view);
   let running = null;
 
@@ -35,7 +36,6 @@ export function onAsk(view, work) {
 
   function show(busy) {
     view.setAttribute("aria-busy", String(busy));
-    main.disabled = busy;
     stop.hidden = !busy;
   }
 

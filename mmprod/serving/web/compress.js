@@ -12,35 +12,38 @@ const SHORTEST = 8; // pixels of a side that a server takes
 // Returns a function for the picker to call with each new picture.
 export function startCompress(server, pickerOf) {
   const scale = byId("compress-size");
-  const tried = new Map(); // by scale, of this picture
+  let tried = new Map(); // by scale, of the chosen picture
 
   async function compress(parts, signal) {
     if (!pickerOf().demand()) {
       return null;
     }
     const { picture } = pickerOf();
+    const known = tried; // another picture may be chosen meanwhile
     const percent = Number(scale.value);
     const { reply, again, file } = await roundTrip(picture, percent, signal);
     const pixels = picture.width * picture.height;
     const facts = {
       bytes: file.length, rate: (8 * file.length) / pixels, psnr: await psnr(picture, again),
     };
-    tried.set(percent, facts);
+    known.set(percent, facts);
     parts.said.textContent = told(picture, facts);
     const url = URL.createObjectURL(new Blob([file]));
     const pair = make("div", { className: "pair" }, side(picture, "Original", picture.blob.size));
     pair.append(side(again, "What comes back", file.length, fit(picture)));
     const save = saveLink(url, `${stem(picture.name)}.mmc`);
     save.textContent = `Save the file, ${whole(file.length)} bytes`;
-    parts.shown.replaceChildren(pair, make("p", {}, save), table(tried));
+    parts.shown.replaceChildren(pair, make("p", {}, save), table(known));
     return reply;
   }
 
-  onAsk(byId("compress"), compress);
+  const send = onAsk(byId("compress"), compress);
   scale.addEventListener("input", () => (byId("compress-scale").value = `${scale.value} %`));
-  scale.addEventListener("change", () => tried.size && byId("compress").querySelector("form").requestSubmit());
+  scale.addEventListener("change", () => tried.size && send());
   startOpening(server);
-  return () => tried.clear();
+  return () => {
+    tried = new Map();
+  };
 }
 
 // The picture scaled down, compressed, and read back by the server: the last says what is in it.

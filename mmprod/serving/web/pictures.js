@@ -23,7 +23,7 @@ export class Picture {
 
   // The caller closes it.
   bitmap() {
-    return createImageBitmap(this.blob);
+    return read(this.blob);
   }
 }
 
@@ -36,7 +36,7 @@ export async function fromBytes(bytes, name) {
 export async function fromFile(file) {
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file);
+    bitmap = await read(file);
   } catch {
     throw new Error(`${file.name || "What was given"} is no picture that this browser can read.`);
   }
@@ -55,8 +55,13 @@ export async function fromFile(file) {
   return new Picture(blob, w, h, file.name, note);
 }
 
+// Colour profiles are left alone: as the server does.
+function read(blob) {
+  return createImageBitmap(blob, { colorSpaceConversion: "none" });
+}
+
 async function decoded(blob, name) {
-  const bitmap = await createImageBitmap(blob);
+  const bitmap = await read(blob);
   const picture = new Picture(blob, bitmap.width, bitmap.height, name);
   bitmap.close();
   return picture;

@@ -9,18 +9,21 @@ const WORDS = {
   gone: "cannot be reached",
 };
 
-// Asks now and then while the page is seen.
-export function watchServer() {
-  check();
-  setInterval(() => document.hidden || check(), EVERY_MS);
+// Asks now and then while the page is seen. onReady is called when the server has become ready.
+export function watchServer(onReady) {
+  check(onReady);
+  setInterval(() => document.hidden || check(onReady), EVERY_MS);
 }
 
-async function check() {
+async function check(onReady) {
   const node = byId("server");
   const state = await ask();
   if (node.dataset.state !== state) {
     node.dataset.state = state;
     node.textContent = WORDS[state];
+    if (state === "ready") {
+      onReady();
+    }
   }
 }
 
