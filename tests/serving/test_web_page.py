@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.serving.browser import Watched, in_thread, open_browser, watch
+from tests.serving.drawn_bundle import make_bundle
 from tests.serving.fakes import SETTINGS, limited, pixels_of, png, serve
 from tests.serving.process import Served, serving
 from tests.serving.reach import barriers
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.slow
-GRAPHS = ("text_to_image", "image_to_text", "edit", "codec_encode", "codec_decode", "fusion_step")
 VIEWS = ("draw", "describe", "edit", "search", "compress")
 
 
@@ -35,29 +34,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """`mmprod serve` on a bundle of a model that has learnt nothing. After the browser: without
-    one, nothing is trained.
-    """
+    """`mmprod serve` on a bundle of small graphs."""
     folder = tmp_path_factory.mktemp("web")
-    with serving(_small_bundle(folder), folder / "log") as served:
+    with serving(make_bundle(folder / "bundle"), folder / "log") as served:
         yield served
-
-
-def _small_bundle(folder: Path) -> Path:
-    from mmprod.checkpoint.identity import codec_facts
-    from mmprod.config.load import load_config
-    from mmprod.export.pipeline import add_codec_facts
-    from mmprod.training.run import train
-    from tests.cli.conftest import TINY_JOB, export_graphs
-
-    (folder / "mini.toml").write_text(TINY_JOB, encoding="utf-8")
-    train(load_config(str(folder / "mini.toml")), folder / "run")
-    made, run, models = export_graphs(folder / "run", folder / "bundle", GRAPHS)
-    shutil.copyfile(run.tokenizer_path, made.root / "tokenizer.json")
-    made.add(made.root / "tokenizer.json", role="tokenizer")
-    add_codec_facts(made, codec_facts(models.codec, run.config.codec, run.dims))
-    made.save()
-    return made.root
 
 
 def ask(served: Served, model: str, **inputs: Any) -> dict[str, Any]:
