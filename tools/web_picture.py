@@ -2,7 +2,7 @@
 
     python -m tools.web_picture BUNDLE [OUT.png]
 
-starts `mmprod serve` on the bundle, asks the page for four pictures of one caption and keeps what
+starts `mmprod serve` on the bundle, asks the page for three pictures of one caption and keeps what
 Chromium shows. Needs `apt install chromium` and the extra `dev`.
 """
 
@@ -19,8 +19,8 @@ from tests.serving.browser import open_browser, watch
 from tests.serving.process import serving
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "img" / "web.png"
-PROMPT, SEED, COUNT = "a smiling face with red hair and sunglasses, blue clothes", "7", "4"
-WIDTH, HEIGHT = 1120, 660
+PROMPT, SEED, COUNT = "a smiling face with red hair and sunglasses, blue clothes", "7", "3"
+WIDTH, HEIGHT = 1120, 650
 LARGEST = 200_000
 """bytes of the file"""
 

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 
 LEFT_BY_REFUSALS = "Failed to load resource"
 """What the browser itself says of each answer that is an error."""
+GIVE = """([how, encoded, type, name]) => {
+  const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name, { type }));
+  const event = how === "drop"
+    ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
+    : new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+  document.querySelector("#describe .drop").dispatchEvent(event);
+}"""
+"""Drops or pastes a file, in base64, on the view that describes pictures."""
 
 
 @contextmanager

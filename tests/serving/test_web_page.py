@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tests.serving.browser import Watched, in_thread, open_browser, watch
-from tests.serving.fakes import SETTINGS, limited, pixels_of, png, serve
+from tests.serving.asked import ask, decoded, shown
+from tests.serving.browser import GIVE, Watched, in_thread, open_browser, watch
+from tests.serving.drawn_bundle import make_bundle
+from tests.serving.fakes import SETTINGS, limited, png, serve
 from tests.serving.process import Served, serving
 from tests.serving.reach import barriers
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.slow
-GRAPHS = ("text_to_image", "image_to_text", "edit", "codec_encode", "codec_decode", "fusion_step")
 VIEWS = ("draw", "describe", "edit", "search", "compress")
 
 
@@ -35,61 +34,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """`mmprod serve` on a bundle of a model that has learnt nothing. After the browser: without
-    one, nothing is trained.
-    """
+    """`mmprod serve` on a bundle of small graphs."""
     folder = tmp_path_factory.mktemp("web")
-    with serving(_small_bundle(folder), folder / "log") as served:
+    with serving(make_bundle(folder / "bundle"), folder / "log") as served:
         yield served
-
-
-def _small_bundle(folder: Path) -> Path:
-    from mmprod.checkpoint.identity import codec_facts
-    from mmprod.config.load import load_config
-    from mmprod.export.pipeline import add_codec_facts
-    from mmprod.training.run import train
-    from tests.cli.conftest import TINY_JOB, export_graphs
-
-    (folder / "mini.toml").write_text(TINY_JOB, encoding="utf-8")
-    train(load_config(str(folder / "mini.toml")), folder / "run")
-    made, run, models = export_graphs(folder / "run", folder / "bundle", GRAPHS)
-    shutil.copyfile(run.tokenizer_path, made.root / "tokenizer.json")
-    made.add(made.root / "tokenizer.json", role="tokenizer")
-    add_codec_facts(made, codec_facts(models.codec, run.config.codec, run.dims))
-    made.save()
-    return made.root
-
-
-def ask(served: Served, model: str, **inputs: Any) -> dict[str, Any]:
-    """What the server answers to JSON; BYTES outputs as they came."""
-    kinds = {str: "BYTES", bytes: "BYTES", int: "INT64"}
-    sent = []
-    for name, value in inputs.items():
-        datatype = "INT32" if name == "count" else kinds[type(value)]
-        data = base64.b64encode(value).decode() if isinstance(value, bytes) else value
-        sent.append({"name": name, "datatype": datatype, "shape": [1], "data": [data]})
-    body = json.dumps({"inputs": sent}).encode()
-    status, content = served.request("POST", f"/v2/models/{model}/infer", body)
-    assert status == 200, content
-    return {output["name"]: output["data"] for output in json.loads(content)["outputs"]}
-
-
-def shown(watched: Watched, view: str) -> list[np.ndarray]:
-    """The pictures of a view's gallery as pixels (H, W, 4), as the browser decoded them."""
-    script = """(images) => Promise.all(images.map(async (image) => {
-      await image.decode();
-      const [width, height] = [image.naturalWidth, image.naturalHeight];
-      const canvas = Object.assign(document.createElement("canvas"), { width, height });
-      const context = canvas.getContext("2d");
-      context.drawImage(image, 0, 0);
-      return [height, width, [...context.getImageData(0, 0, width, height).data]];
-    }))"""
-    found = watched.page.locator(f"#{view} .shown img").evaluate_all(script)
-    return [np.array(data, np.uint8).reshape(h, w, 4)[..., :3] for h, w, data in found]
-
-
-def decoded(elements: list[str]) -> list[np.ndarray]:
-    return [pixels_of(base64.b64decode(element)) for element in elements]
 
 
 def draw(watched: Watched, prompt: str, count: int, seed: str) -> None:
@@ -235,15 +183,6 @@ def test_search_by_words_and_by_a_picture(browser: Browser, fake: int) -> None:
 
 
 def test_pictures_are_dropped_pasted_and_made_fit(browser: Browser, fake: int) -> None:
-    give = """([how, encoded, type, name]) => {
-      const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
-      const data = new DataTransfer();
-      data.items.add(new File([bytes], name, { type }));
-      const event = how === "drop"
-        ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
-        : new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
-      document.querySelector("#describe .drop").dispatchEvent(event);
-    }"""
     large = base64.b64encode(png(2000, 2200, "jpeg")).decode()
     small = base64.b64encode(png(20, 30)).decode()
     bitmap = base64.b64encode(png(20, 30, "bmp")).decode()
@@ -255,11 +194,11 @@ def test_pictures_are_dropped_pasted_and_made_fit(browser: Browser, fake: int) -
             ("paste", bitmap, "image/bmp", "made a PNG"),
             ("drop", large, "image/jpeg", "scaled down from 2200 x 2000"),
         ):
-            page.evaluate(give, [how, content, kind, "some.file"])
+            page.evaluate(GIVE, [how, content, kind, "some.file"])
             page.locator("#describe .picked", has_text=said).wait_for()
             watched.send("describe")
             assert page.inner_text("#describe blockquote").startswith("tokens ")
-        page.evaluate(give, ["drop", "aGVsbG8=", "text/plain", "hello.txt"])
+        page.evaluate(GIVE, ["drop", "aGVsbG8=", "text/plain", "hello.txt"])
         page.locator("#describe .picked", has_text="hello.txt is no picture").wait_for()
 
 
