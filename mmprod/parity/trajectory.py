@@ -5,8 +5,9 @@
 All ids of a sampler follow from each other, so a list of differing ids does not say where it began,
 nor whether the draw there was close. The sampler is followed on the host along the reference's own
 ids, from the same inputs and noise. At the first step whose ids differ the margin says how far the
-draw would have had to move, as a share of the distribution, to give the candidate's id: about
-1e-6 is rounding, 0.1 is not. A sampler that this does not reproduce id by id is not spoken of.
+draw would have had to move, as a share of the distribution, to give the candidate's id: rounding is
+about 1e-6 in fp32 and 0.01 in fp16, 0.1 is none. A sampler that this does not reproduce id by id is
+not spoken of.
 """
 
 from __future__ import annotations
