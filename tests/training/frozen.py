@@ -36,7 +36,7 @@ def other_weights(config: Any, stage: str = "codec") -> dict[str, torch.Tensor]:
 
 
 def weights_for(config: Any, stage: str = "codec") -> Callable[[Any], None]:
-    """What gives a task those weights, whole, as a file does (a sharded build takes nothing else)."""
+    """What gives a task those weights, whole, as a file does: all a sharded build takes."""
     whole = other_weights(config, stage)
 
     @torch.no_grad()
