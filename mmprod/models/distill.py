@@ -28,7 +28,8 @@ from mmprod.config.schema import Dims, FusionConfig, SamplerConfig
 from mmprod.models.fusion import Fusion
 from mmprod.models.fusion_loss import MEAN_ARCCOS, FusionObjective, Masked, Plan
 from mmprod.models.head import cross_entropy, of_places
-from mmprod.models.unmask import draw, draw_weights, guided, halton_ranks, image_bounds
+from mmprod.models.order import halton_ranks, image_bounds
+from mmprod.models.unmask import draw, draw_weights, guided
 
 TAUGHT = 2
 """the task of the objective that the teacher takes over: text -> image"""

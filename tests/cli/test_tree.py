@@ -57,7 +57,7 @@ def test_tree_has_what_the_documentation_promises() -> None:
         "parity rerun", "parity selftest", "parity accept", "parity sabotage", "bench run",
         "bench compare", "bundle inspect", "bundle verify", "bundle keygen",
         "bundle sign", "bundle sbom", "bundle pack", "bundle unpack", "parity explain",
-        "generate", "edit", "caption", "compress", "decompress", "serve",
+        "distill", "generate", "edit", "caption", "compress", "decompress", "serve",
         "deploy list", "deploy render", "deploy validate", "search index", "search query",
         "search delete", "search optimize", "search info", "search verify",
     )  # fmt: skip

@@ -7,7 +7,8 @@ import torch
 from mmprod.config.schema import SamplerConfig
 from mmprod.graphs.samplers import TextToImageStep
 from mmprod.models.distill import TAUGHT, DistillObjective, Lesson, Teacher, draw_teaching_noise
-from mmprod.models.unmask import draw_weights, halton_ranks, image_bounds
+from mmprod.models.order import halton_ranks, image_bounds
+from mmprod.models.unmask import draw_weights
 from tests.models.test_fusion import CFG, DIMS, batch, fusion
 
 SAMPLER = SamplerConfig(image_steps=4, text_steps=3, min_probability=0.2, image_temperature=0.8)

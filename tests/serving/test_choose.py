@@ -11,6 +11,7 @@ import pytest
 
 from mmprod.bundle import Bundle
 from mmprod.errors import ConfigError, EnvironmentMissing, ParityFailed
+from mmprod.parity.report import limits_sha256
 from mmprod.serving.choose import open_runners
 from mmprod.serving.settings import Settings
 from tests.parity.toy import make_toy
@@ -26,7 +27,8 @@ def row(bundle: Bundle, graph: str, status: str = "pass", leg: str = "torch-ort"
 
 
 def proven(bundle: Bundle, *rows: Any) -> Bundle:
-    summary = {"ok": True, "pass": 1, "fail": 0, "not run": 0, "reference": "r", "rows": list(rows)}
+    counts = {"ok": True, "pass": 1, "fail": 0, "not run": 0, "reference": "r"}
+    summary = {**counts, "limits_sha256": limits_sha256(), "rows": list(rows)}
     bundle.put_summary("parity", summary)
     return bundle
 
