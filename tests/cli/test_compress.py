@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from .conftest import ROOT, Mmprod, export_graphs
 from .drawn import pixels, write
@@ -187,15 +188,16 @@ def test_what_cannot_be_is_refused_before_the_work(
 
 
 def test_hostile_and_broken_pictures_leave_no_file(
-    mmprod: Mmprod, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mmprod: Mmprod, run: Path, tmp_path: Path
 ) -> None:
     good, file = write(tmp_path / "a.png"), tmp_path / "a.mm"
     (tmp_path / "b.png").write_bytes(good.read_bytes()[:60])
     result = mmprod("compress", run, good, tmp_path / "b.png", "--out", file)
     assert result.code == 2
     assert "b.png is of no use" in result.err
-    monkeypatch.setattr("mmprod.data.pictures.MAX_PIXELS", 1000)
-    assert "over 1,000 pixels" in mmprod("compress", run, good, "--out", file).err
+    Image.new("1", (9000, 9000)).save(tmp_path / "c.png")
+    huge = mmprod("compress", run, tmp_path / "c.png", "--out", file)
+    assert "over 80,000,000 pixels" in huge.err
     assert not file.exists()
 
 
