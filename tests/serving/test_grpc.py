@@ -1,4 +1,4 @@
-"""gRPC over a deployment of fakes: the limits of REST hold, if they can before a message is read."""
+"""gRPC over a deployment of fakes: the limits of REST hold for its messages, too."""
 
 from __future__ import annotations
 
