@@ -285,6 +285,16 @@ def bomb(kind: str, rng: random.Random) -> Attack:
     return Attack(kind, (_file(*_picture_model(rng), content),))
 
 
+def many_scans(kind: str, rng: random.Random) -> Attack:
+    """A progressive JPEG that goes over its pixels again and again."""
+    stream = io.BytesIO()
+    Image.new("RGB", (2000, 2000)).save(stream, "jpeg", progressive=True)
+    content = stream.getvalue()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    content = content[:-2] + last * rng.choice([100, 20_000]) + content[-2:]
+    return Attack(kind, (_file(*_picture_model(rng), content),))
+
+
 def damaged_picture(kind: str, rng: random.Random) -> Attack:
     content = bytearray(_picture(rng, 40, 40))
     if rng.random() < 0.5:
@@ -377,6 +387,14 @@ def header_flood(kind: str, rng: random.Random) -> Attack:
     return Attack(kind, (head + b"\r\n" if rng.random() < 0.5 else head * 40,))
 
 
+def trailers(kind: str, rng: random.Random) -> Attack:
+    """Headers without end after a body, to a model or to nothing."""
+    path = rng.choice(["/v2/models/embed/infer", "/nothing"])
+    lines = (b"X: " + b"y" * rng.choice([1, 900]) + b"\r\n") * 1000
+    head = _head("POST", path, None, "Transfer-Encoding: chunked")
+    return Attack(kind, (head + b"0\r\n", *[lines] * 20))
+
+
 def no_http(kind: str, rng: random.Random) -> Attack:
     return Attack(kind, (rng.randbytes(rng.randrange(1, 200)) + b"\r\n\r\n",))
 
@@ -399,6 +417,7 @@ KINDS: dict[str, Callable[[str, random.Random], Attack]] = {
     "oversize": oversize,
     "small picture": small_picture,
     "bomb": bomb,
+    "many scans": many_scans,
     "damaged picture": damaged_picture,
     "damaged file": damaged_file,
     "wrong tensor": wrong_tensor,
@@ -408,6 +427,7 @@ KINDS: dict[str, Callable[[str, random.Random], Attack]] = {
     "no such place": no_such_place,
     "foreign": foreign,
     "header flood": header_flood,
+    "trailers": trailers,
     "no HTTP": no_http,
     "disconnect": disconnect,
     "slow drip": slow_drip,

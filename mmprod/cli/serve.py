@@ -150,13 +150,17 @@ def _waits(given: list[str]) -> tuple[float, dict[str, float]]:
 
 
 def _key(path: Path | None) -> str:
-    """The key of the file or the environment, "" for none. Raises ConfigError for a blank file."""
-    if path is None:
-        return os.environ.get(KEY, "")
-    key = path.read_text(encoding="utf-8").strip()
-    if not key:
-        raise ConfigError(f"{path} is empty", hint="head -c 32 /dev/urandom | base64 > FILE")
-    return key
+    """The key of the file or the environment, "" for none. Raises ConfigError for a blank file and
+    for a key that no header can carry.
+    """
+    found = os.environ.get(KEY, "").encode() if path is None else path.read_bytes()
+    key, where = found.strip(), path or KEY
+    hint = "head -c 32 /dev/urandom | base64 > FILE"
+    if path and not key:
+        raise ConfigError(f"{path} is empty", hint=hint)
+    if any(not 0x20 < byte < 0x7F for byte in key):
+        raise ConfigError(f"the key in {where} has more than plain ASCII characters", hint=hint)
+    return key.decode("ascii")
 
 
 def _log_as_json() -> None:

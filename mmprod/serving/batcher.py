@@ -4,17 +4,20 @@
 
 One thread takes the oldest request, waits up to `wait_s` for more that fit, and runs them as one
 batch. While it runs, others queue up, so batches form under load even with no wait at all. The
-queue is bounded; who was cancelled while waiting is left out. Inputs are checked before they queue,
-so that one request cannot spoil the batch of others.
+queue is bounded; who is cancelled while waiting leaves it at once. Inputs are checked before they
+queue, so that one request cannot spoil the batch of others; a batch that fails all the same is run
+again one by one.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +26,8 @@ from mmprod.graphs.runner import Array, Arrays, Runner
 from mmprod.runners.checks import check_inputs
 from mmprod.serving.refusal import busy, unavailable
 from mmprod.serving.settings import Batching
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Batch:
     compute_s: float
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     inputs: dict[str, Array]
     rows: int
@@ -88,6 +93,7 @@ class Batcher:
                 raise busy(f"{len(self._queue)} requests wait already", max(1, round(ahead_s)))
             self._queue.append(work)
             self._changed.notify()
+        work.future.add_done_callback(lambda future: self._forget(work))
         return work.future
 
     def close(self) -> None:
@@ -97,6 +103,12 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
         self.runner.close()
+
+    def _forget(self, work: _Waiting) -> None:
+        """Free the place and the memory of a request that was cancelled while it waited."""
+        if work.future.cancelled():
+            with self._changed, suppress(ValueError):
+                self._queue.remove(work)
 
     def _run(self) -> None:
         while batch := self._take():
@@ -115,30 +127,36 @@ class Batcher:
 
     def _wait_for_company(self) -> None:
         deadline = self._queue[0].since + self._wait_s
-        while sum(work.rows for work in self._queue) < self._most_rows and not self._closed:
+        while 0 < sum(work.rows for work in self._queue) < self._most_rows and not self._closed:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
             self._changed.wait(left)
 
     def _fitting(self) -> list[_Waiting]:
-        """The oldest requests that fit into one batch, without those that were cancelled."""
+        """The oldest request and those behind it that fit into a batch with it; empty when all were
+        cancelled.
+        """
         batch: list[_Waiting] = []
-        room = max(self._most_rows, self._queue[0].rows)
-        while self._queue and self._queue[0].rows <= room:
+        rows = 0
+        while self._queue and (not batch or rows + self._queue[0].rows <= self._most_rows):
             work = self._queue.popleft()
             if work.future.set_running_or_notify_cancel():
                 batch.append(work)
-                room -= work.rows
+                rows += work.rows
         return batch
 
     def _answer(self, batch: list[_Waiting]) -> None:
         start = time.monotonic()
         try:
             outputs = self.runner(_joined([work.inputs for work in batch]))
-        except Exception as error:  # noqa: BLE001 - handed to every request of the batch
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].future.set_exception(error)
+                return
+            logger.exception("a batch of %s failed; its requests run alone", self.runner.spec.name)
             for work in batch:
-                work.future.set_exception(error)
+                self._answer([work])
             return
         self._last_s = time.monotonic() - start
         waits = tuple(start - work.since for work in batch)

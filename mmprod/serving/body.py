@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 
 from starlette.requests import ClientDisconnect, Request
@@ -33,6 +33,16 @@ class Bodies:
         finally:
             self._held -= len(body)
 
+    @contextmanager
+    def hold(self, length: int) -> Iterator[None]:
+        """Count a message that another protocol has read. Raises Refused as `read` does."""
+        self._held += length
+        try:
+            self._check(length)
+            yield
+        finally:
+            self._held -= length
+
     async def _fill(self, body: bytearray, request: Request) -> None:
         seconds = self._limits.receive_s
         try:
@@ -60,7 +70,7 @@ def check_head(request: Request, limits: Limits) -> None:
     if encoding.lower() != "identity":
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not taken")
     declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared[:20]) > limits.body_bytes:
+    if declared.isdecimal() and int(declared[:20]) > limits.body_bytes:
         raise _over(limits)
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mmprod.bundle import Bundle, open_bundle
-from mmprod.errors import IntegrityError
+from mmprod.errors import ConfigError, IntegrityError
 from mmprod.graphs.codec_facts import CodecFacts
 from mmprod.manifest import sha256_file
 from mmprod.sampling import Tokens
@@ -94,7 +94,12 @@ def open_deployment(
     """Verify the whole bundle, open its runners, make the models. Raises as `open_bundle` and
     `choose.open_runners` do; nothing stays open then.
     """
-    bundle = open_bundle(settings.bundle)
+    bundle = open_bundle(settings.bundle.resolve())  # a link may point elsewhere a moment later
+    if strange := sorted(set(settings.batching.waits) - set(bundle.specs)):
+        raise ConfigError(
+            f"--batch-wait-ms names {', '.join(strange)}, which is no graph",
+            hint=f"graphs: {', '.join(bundle.specs)}",
+        )
     if settings.shadow:
         check_reference(bundle)
     words = _words(bundle, searcher)

@@ -76,8 +76,7 @@ class _Visit:
 
     def __init__(self, scope: Scope, service: Service) -> None:
         self._scope, self._service = scope, service
-        given = Headers(scope=scope).get(REQUEST_ID, "")
-        self.id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        self.id = request_id(Headers(scope=scope).get(REQUEST_ID, ""))
         scope.setdefault("state", {})["id"] = self.id
         self.status = 0
         self._bytes = 0
@@ -130,6 +129,11 @@ class _Visit:
             "bytes": self._bytes,
         }
         access.info(json.dumps(line))
+
+
+def request_id(given: str) -> str:
+    """The id that a client gave, or a new one for what is none."""
+    return given if _ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def check_visitor(scope: Scope, service: Service) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from mmprod.graphs.runner import Arrays
@@ -150,19 +150,23 @@ class FriendlyModel:
     async def infer(self, inputs: Arrays) -> Answer:
         if self._running >= self._most:
             raise busy(f"{self._running} requests of {self.name} wait already")
-        call = Call()
+        call, held = Call(), [Given(inputs, self._kit.limits)]
         loop = asyncio.get_running_loop()
         self._running += 1
         try:
-            made = await loop.run_in_executor(self._pool, self._run, inputs, call)
+            made = await loop.run_in_executor(self._pool, self._run, held, call)
         finally:
             call.cancelled.set()
+            held.clear()  # the pool keeps what was cancelled until a thread is free
             self._running -= 1
         return Answer(made.outputs, tuple(call.steps), made.extra)
 
-    def _run(self, inputs: Arrays, call: Call) -> Made:
-        call.check()
-        return self._make(self._kit, Given(inputs, self._kit.limits), call)
+    def _run(self, held: list[Given], call: Call) -> Made:
+        try:
+            given = held.pop()
+        except IndexError:
+            raise CancelledError from None
+        return self._make(self._kit, given, call)
 
 
 def bind(kit: Kit, pool: ThreadPoolExecutor, threads: int) -> list[FriendlyModel]:

@@ -12,7 +12,7 @@ from mmprod.serving.friendly_pictures import as_pngs
 from mmprod.serving.given import Given
 from mmprod.serving.graph_model import Call
 from mmprod.serving.kit import Kit, Made
-from mmprod.serving.refusal import bad
+from mmprod.serving.refusal import Refused, bad
 from mmprod.serving.tensors import as_elements
 
 
@@ -31,6 +31,8 @@ def decompress(kit: Kit, given: Given, call: Call) -> Made:
     try:
         _check(kit, describe(data))
         pictures = _compressor(kit, call).decompress(data)
+    except Refused:
+        raise
     except MmprodError as error:
         raise bad(f"file: {error.message}") from error
     elements = [as_pngs(picture.pixels[None])[0] for picture in pictures]
@@ -40,9 +42,13 @@ def decompress(kit: Kit, given: Given, call: Call) -> Made:
 def _check(kit: Kit, about: Description) -> None:
     if about.prior not in PORTABLE:
         raise bad(f"its prior {about.prior} can be read only where it was written")
-    pixels = sum(height * width for height, width in about.sizes)
+    size = kit.dims.image_size  # of the window that a smaller picture takes, too
+    pixels = sum(max(height, size) * max(width, size) for height, width in about.sizes)
     if pixels > kit.limits.pixels:
-        raise bad(f"its pictures have {pixels} pixels, at most {kit.limits.pixels}")
+        raise bad(
+            f"its pictures have {pixels} pixels, each counted as {size} x {size} at least; at most "
+            f"{kit.limits.pixels} are taken"
+        )
 
 
 def _compressor(kit: Kit, call: Call) -> Compressor:

@@ -13,6 +13,8 @@ from mmprod.serving.refusal import Refused, bad
 from mmprod.serving.settings import FORMATS, Limits
 
 Pixels = npt.NDArray[np.uint8]
+MOST_SCANS = 64
+"""of a progressive JPEG file, which usually has 10: each goes over all pixels for 16 bytes"""
 
 
 class Given:
@@ -45,23 +47,29 @@ class Given:
     def square(self, name: str, size: int) -> Pixels:
         """A picture as (size, size, 3), prepared as training pictures are."""
         try:
-            return read_picture(self.data(name), size, self._limits.pictures)
+            return read_picture(self._picture(name), size, self._limits.pictures)
         except UnusablePicture as error:
             raise _no_picture(name, self._limits, error) from error
 
     def whole(self, name: str) -> Pixels:
         """A picture as it is (H, W, 3)."""
         try:
-            return read_whole(self.data(name), self._limits.pictures).pixels
+            return read_whole(self._picture(name), self._limits.pictures).pixels
         except UnusablePicture as error:
             raise _no_picture(name, self._limits, error) from error
 
     def mask(self, name: str, size: int) -> npt.NDArray[np.bool_]:
         """Where a mask is white (size, size)."""
         try:
-            return read_mask(self.data(name), size, self._limits.pictures)
+            return read_mask(self._picture(name), size, self._limits.pictures)
         except UnusablePicture as error:
             raise _no_picture(name, self._limits, error) from error
+
+    def _picture(self, name: str) -> bytes:
+        data = self.data(name)
+        if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MOST_SCANS:
+            raise bad(f"{name} is a JPEG file of more than {MOST_SCANS} scans")
+        return data
 
     def number(self, name: str, default: int, least: int, most: int) -> int:
         """A whole number within bounds."""

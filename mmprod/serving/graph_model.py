@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from mmprod.graphs.runner import Array, Arrays
 from mmprod.serving.batcher import Batcher, Done
 from mmprod.serving.model import GRAPH_PREFIX, Answer, Parameters, Step, ports_of
+from mmprod.serving.refusal import Refused
 
 Repeat = Callable[[str, str, Arrays, Arrays], None]
 """Told of a graph, its precision, inputs and outputs that are to be repeated on the reference."""
@@ -81,7 +82,12 @@ class CallRunner:
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
         self._call.check()
-        done = self._graph.submit(inputs).result()
+        try:
+            done = self._graph.submit(inputs).result()
+        except (Refused, CancelledError):
+            raise
+        except Exception as error:  # whatever type it has, it is not the client's fault
+            raise RuntimeError(f"{self.spec.name} failed") from error
         self._call.steps.append(self._graph.took(inputs, done))
         return done.outputs
 

@@ -5,8 +5,10 @@ Messages and the service come from the protocol's own package, open-inference-gr
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
-import uuid
+import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -20,18 +22,22 @@ from open_inference.grpc.service import (
 
 from mmprod.errors import EnvironmentMissing
 from mmprod.serving.deployment import VERSION
-from mmprod.serving.door import REQUEST_ID, same_key
-from mmprod.serving.messages import metadata
+from mmprod.serving.door import REQUEST_ID, access, request_id, same_key
+from mmprod.serving.messages import LONGEST_NAME, MOST_AXES, MOST_TENSORS, metadata
 from mmprod.serving.refusal import INTERNAL, Refused, bad
-from mmprod.serving.service import NAME, Ask, Service
+from mmprod.serving.service import NAME, Ask, Reply, Service
+from mmprod.serving.settings import Settings
 from mmprod.serving.tensors import BYTES, Sent, raw_bytes
 
 logger = logging.getLogger(__name__)
 CONTENTS = {"UINT8": "uint_contents", "INT32": "int_contents", "INT64": "int64_contents"}
 CONTENTS |= {"FP32": "fp32_contents", BYTES: "bytes_contents"}
 """Field of a tensor's typed content, by datatype."""
+OPEN = ("ServerLive", "ServerReady")
+"""Calls that need no key."""
 CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    HTTPStatus.REQUEST_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -50,7 +56,11 @@ async def start_grpc(service: Service, host: str, port: int) -> tuple[grpc.aio.S
         ("grpc.max_concurrent_streams", limits.requests),
         ("grpc.so_reuseport", 0),
     ]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.requests)
+    server = grpc.aio.server(
+        interceptors=[_Gate(service.settings)],
+        options=options,
+        maximum_concurrent_rpcs=limits.requests,
+    )
     add_GRPCInferenceServiceServicer_to_server(_Servicer(service), server)  # type: ignore[no-untyped-call]
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -61,6 +71,39 @@ async def start_grpc(service: Service, host: str, port: int) -> tuple[grpc.aio.S
         ) from error
     await server.start()
     return server, bound
+
+
+class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Before a message is read: the key. While it comes: the time that a body over REST has."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._key, self._receive_s = settings.key, settings.limits.receive_s
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """The same call in the form that reads its message itself; on the wire they are alike."""
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        given = str(dict(details.invocation_metadata or ()).get("authorization", ""))
+        known = same_key(given.removeprefix("Bearer "), self._key) if self._key else True
+
+        async def answer(messages: Any, context: Any) -> Any:
+            if not known and details.method.rpartition("/")[2] not in OPEN:
+                refused = Refused(HTTPStatus.UNAUTHORIZED, "this server asks for a key")
+                await _abort(context, refused)
+            try:
+                async with asyncio.timeout(self._receive_s):
+                    message = await anext(aiter(messages))
+            except TimeoutError:
+                what = f"the message did not come within {self._receive_s:g} s"
+                await _abort(context, Refused(HTTPStatus.REQUEST_TIMEOUT, what))
+            except StopAsyncIteration:
+                await _abort(context, bad("there is no message"))
+            return await handler.unary_unary(message, context)
+
+        return grpc.stream_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
 
 
 class _Servicer(GRPCInferenceServiceServicer):
@@ -76,17 +119,14 @@ class _Servicer(GRPCInferenceServiceServicer):
         return protocol.ServerReadyResponse(ready=not self._service.draining)
 
     async def ModelReady(self, request: Any, context: Any) -> Any:
-        await self._check_key(context)
         found = request.name in self._service.current.models and request.version in ("", VERSION)
         ready = found and not self._service.draining
         return protocol.ModelReadyResponse(ready=ready)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
-        await self._check_key(context)
         return protocol.ServerMetadataResponse(name=NAME, version=self._service.version)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
-        await self._check_key(context)
         try:
             model = self._service.current.model(request.name, request.version)
         except Refused as refusal:
@@ -104,37 +144,59 @@ class _Servicer(GRPCInferenceServiceServicer):
         )
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
-        await self._check_key(context)
         given = dict(context.invocation_metadata() or ())
-        request_id = str(given.get(REQUEST_ID, "") or uuid.uuid4().hex)[:64]
-        context.set_trailing_metadata(((REQUEST_ID, request_id),))
+        own_id = request_id(str(given.get(REQUEST_ID, "")))
+        context.set_trailing_metadata(((REQUEST_ID, own_id),))
+        known = request.model_name in self._service.current.models
+        line = {"id": own_id, "method": "gRPC", "route": "ModelInfer", "status": 499}
+        line["model"] = request.model_name if known else ""
+        started = time.monotonic()
         try:
-            names = [output.name for output in request.outputs]
-            sent = read_request(request)
-            ask = Ask(request.model_name, request.model_version, sent, names, "grpc")
-            reply = await self._service.infer(ask)
+            reply = await self._reply(request, own_id)
+            line["status"] = HTTPStatus.OK.value
         except Refused as refusal:
-            await _abort(context, refusal)
+            line["status"] = refusal.status.value
+            await _abort(context, refusal, (REQUEST_ID, own_id))
         except Exception:
-            logger.exception("gRPC request %s failed", request_id)
+            line["status"] = HTTPStatus.INTERNAL_SERVER_ERROR.value
+            logger.exception("request %s failed", own_id)
             await context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
-        response = protocol.ModelInferResponse(
-            model_name=reply.model.name, model_version=VERSION, id=request.id or request_id
-        )
-        _set(response.parameters, reply.answer.parameters)
-        ports = {port.name: port for port in reply.model.outputs}
-        for name in reply.names:
-            value = reply.answer.outputs[name]
-            response.outputs.add(name=name, datatype=ports[name].datatype, shape=value.shape)
-            response.raw_output_contents.append(raw_bytes(value))
-        return response
+        finally:
+            line["ms"] = round(1e3 * (time.monotonic() - started), 2)
+            access.info(json.dumps(line))
+        return _response(reply, request.id or own_id)
 
-    async def _check_key(self, context: Any) -> None:
-        key = self._service.settings.key
-        given = dict(context.invocation_metadata() or ()).get("authorization", "")
-        if key and not same_key(str(given).removeprefix("Bearer "), key):
-            refusal = Refused(HTTPStatus.UNAUTHORIZED, "this server asks for a key")
-            await _abort(context, refusal)
+    async def _reply(self, request: Any, given_id: str) -> Reply:
+        size = request.ByteSize()
+        with self._service.bodies.hold(size):
+            check_counts(request)
+            names = [output.name for output in request.outputs]
+            asked = request.model_name, request.model_version
+            ask = Ask(*asked, read_request(request), names, "grpc", given_id, size)
+            return await self._service.infer(ask)
+
+
+def _response(reply: Reply, given_id: str) -> Any:
+    response = protocol.ModelInferResponse(
+        model_name=reply.model.name, model_version=VERSION, id=given_id
+    )
+    _set(response.parameters, reply.answer.parameters)
+    ports = {port.name: port for port in reply.model.outputs}
+    for name in reply.names:
+        value = reply.answer.outputs[name]
+        response.outputs.add(name=name, datatype=ports[name].datatype, shape=value.shape)
+        response.raw_output_contents.append(raw_bytes(value))
+    return response
+
+
+def check_counts(request: Any) -> None:
+    """The limits that the JSON messages have. Raises Refused."""
+    if max(len(request.inputs), len(request.outputs)) > MOST_TENSORS:
+        raise bad(f"more than {MOST_TENSORS} inputs or outputs")
+    if any(len(tensor.shape) > MOST_AXES for tensor in request.inputs):
+        raise bad(f"a shape of more than {MOST_AXES} axes")
+    if len(request.id) > LONGEST_NAME:
+        raise bad(f"an id of more than {LONGEST_NAME} characters")
 
 
 def read_request(request: Any) -> list[Sent]:
@@ -151,7 +213,7 @@ def read_request(request: Any) -> list[Sent]:
         field = CONTENTS.get(tensor.datatype)
         if field is None:
             raise bad(f"no tensor here has the datatype {tensor.datatype[:16]}")
-        data = list(getattr(tensor.contents, field))
+        data = getattr(tensor.contents, field)
         found.append(Sent(tensor.name, tensor.datatype, shape, data=data))
     return found
 
@@ -163,7 +225,9 @@ def _set(target: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
         setattr(target[name], f"{kind}_param", value)
 
 
-async def _abort(context: Any, refusal: Refused) -> None:
+async def _abort(context: Any, refusal: Refused, *more: tuple[str, str]) -> None:
+    """End the call. more: trailing metadata beside when to try again."""
     if refusal.retry_after_s:
-        context.set_trailing_metadata((("retry-after", str(refusal.retry_after_s)),))
+        more += (("retry-after", str(refusal.retry_after_s)),)
+    context.set_trailing_metadata(more)
     await context.abort(CODES.get(refusal.status, grpc.StatusCode.INTERNAL), refusal.message)

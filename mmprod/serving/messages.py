@@ -17,7 +17,8 @@ from mmprod.serving.service import Reply
 from mmprod.serving.tensors import Sent, json_data, raw_bytes
 
 Scalars = dict[str, str | int | float | bool | None]
-Name = Annotated[str, Field(max_length=256)]
+LONGEST_NAME, MOST_TENSORS, MOST_AXES = 256, 32, 8
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 Size = Annotated[int, Field(ge=0, lt=2**31)]
 _STRICT = ConfigDict(strict=True, extra="ignore")
 BINARY = "binary_data"
@@ -28,7 +29,7 @@ class InputTensor(BaseModel):
 
     model_config = _STRICT
     name: Name
-    shape: list[Size] = Field(max_length=8)
+    shape: list[Size] = Field(max_length=MOST_AXES)
     datatype: Name
     parameters: Scalars = Field(default_factory=dict)
     data: list[Any] | None = None
@@ -48,8 +49,8 @@ class InferRequest(BaseModel):
     model_config = _STRICT
     id: Name = ""
     parameters: Scalars = Field(default_factory=dict)
-    inputs: list[InputTensor] = Field(max_length=32)
-    outputs: list[OutputWanted] = Field(default_factory=list, max_length=32)
+    inputs: list[InputTensor] = Field(max_length=MOST_TENSORS)
+    outputs: list[OutputWanted] = Field(default_factory=list, max_length=MOST_TENSORS)
 
     def wants_bytes(self, name: str) -> bool:
         """Whether an output is to be sent as bytes."""

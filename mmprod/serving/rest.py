@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import mimetypes
 from collections.abc import Awaitable, Callable
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -13,17 +13,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from mmprod.serving.body import Bodies
 from mmprod.serving.deployment import VERSION
 from mmprod.serving.messages import infer_body, metadata, parse_infer, to_json
 from mmprod.serving.metrics import CONTENT_TYPE
 from mmprod.serving.openapi import describe_api
 from mmprod.serving.refusal import bad, unavailable, unknown
-from mmprod.serving.service import NAME, Ask, Service
+from mmprod.serving.service import LARGE, NAME, Ask, Service
 
 JSON_LENGTH = "Inference-Header-Content-Length"
-LARGE = 256 * 1024
-"""bytes of a body from which on it is parsed on another thread, so that others are not kept"""
+TYPES = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+"""of the files of the web page, whatever this machine's lists say"""
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -68,11 +72,10 @@ class _Endpoints:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._bodies = Bodies(service.settings.limits)
 
     async def infer(self, request: Request) -> Response:
         length = _json_length(request)
-        async with self._bodies.read(request) as body:
+        async with self._service.bodies.read(request) as body:
             if len(body) > LARGE:
                 asked, sent = await run_in_threadpool(parse_infer, body, length)
             else:
@@ -81,7 +84,7 @@ class _Endpoints:
             model, version = request.path_params["model"], request.path_params.get("version", "")
             if model in self._service.current.models:
                 request.state.model = model  # for the log
-            ask = Ask(model, version, sent, names, "rest")
+            ask = Ask(model, version, sent, names, "rest", request.state.id, len(body))
             reply = await unless_gone(request, self._service.infer(ask))
         data, json_bytes = infer_body(asked, reply, request.state.id)
         if json_bytes is None:
@@ -126,7 +129,7 @@ class _Endpoints:
         folder = resources.files("mmprod.serving") / "web"
         if name not in {entry.name for entry in folder.iterdir() if entry.is_file()}:
             raise unknown("there is no such file")
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        kind = TYPES.get(Path(name).suffix, "application/octet-stream")
         headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
         return Response((folder / name).read_bytes(), media_type=kind, headers=headers)
 

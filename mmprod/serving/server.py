@@ -13,7 +13,7 @@ import logging
 import signal
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -32,12 +32,13 @@ from mmprod.serving.metrics import Metrics
 from mmprod.serving.rest import build_routes
 from mmprod.serving.service import Service
 from mmprod.serving.settings import Settings
-from mmprod.serving.sockets import listen, refuse_newcomers
+from mmprod.serving.sockets import allow_files, listen, refuse_newcomers
 
 logger = logging.getLogger(__name__)
 GRACE_S = 0.5
 SETTLE_S = 0.1
 BACKLOG = 512
+SPARE_FILES = 512
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def run_server(
     # Once for the process: the context manager of `data.pictures` is not for threads.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
+    allow_files(settings.limits.connections + SPARE_FILES)
     with listen(settings.host, settings.port) as listener:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the bundle is being opened anyway
         metrics = Metrics()
@@ -87,14 +89,16 @@ async def _serve(
         timeout_keep_alive=int(settings.limits.idle_s),
         timeout_graceful_shutdown=int(settings.drain_s),
     )
-    server = _Server(config, service, listener)
-    grpc_server, grpc_port = None, 0
+    server, grpc_port = _Server(config, service, listener), 0
     if settings.grpc_port is not None:
-        grpc_server, grpc_port = await start_grpc(service, settings.host, settings.grpc_port)
+        beside, grpc_port = await start_grpc(service, settings.host, settings.grpc_port)
+        server.stop_beside = beside.stop
     loop = asyncio.get_running_loop()
     swaps: set[asyncio.Task[bool]] = set()
 
     def swap() -> None:
+        if service.draining:
+            return
         task = loop.create_task(service.swap())
         swaps.add(task)
         task.add_done_callback(swaps.discard)
@@ -103,8 +107,6 @@ async def _serve(
     port = listener.getsockname()[1]
     loop.call_soon(on_ready, Listening(port, grpc_port, service))
     await server.serve(sockets=[listener])
-    if grpc_server is not None:
-        await grpc_server.stop(settings.drain_s)
     if swaps:
         await asyncio.wait(swaps)
 
@@ -116,14 +118,23 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service, self._listener = service, listener
         self._loop = asyncio.get_running_loop()
+        self.stop_beside: Callable[[float], Coroutine[Any, Any, None]] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains; a second one ends at once what still runs."""
+        """The first signal drains; a second one ends the process as if nobody handled it."""
         if self._service.draining:
-            self.should_exit = self.force_exit = True
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
             return
         self._service.draining = True
         self._loop.call_soon_threadsafe(self._loop.call_later, GRACE_S, self._refuse)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Both protocols finish within the same time."""
+        ends = [super().shutdown(sockets)]
+        if self.stop_beside is not None:
+            ends.append(self.stop_beside(self._service.settings.drain_s))
+        await asyncio.gather(*ends)
 
     def _refuse(self) -> None:
         refuse_newcomers(self._listener)

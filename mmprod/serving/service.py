@@ -15,6 +15,7 @@ from http import HTTPStatus
 
 import mmprod
 from mmprod.errors import ConfigError, MmprodError
+from mmprod.serving.body import Bodies
 from mmprod.serving.deployment import Deployment
 from mmprod.serving.metrics import Metrics
 from mmprod.serving.model import Answer, Model
@@ -24,6 +25,8 @@ from mmprod.serving.tensors import Sent, read_inputs
 
 logger = logging.getLogger(__name__)
 NAME = "mmprod"
+LARGE = 256 * 1024
+"""bytes of a request from which on it is parsed on another thread, so that others are not kept"""
 UNKNOWN = "(unknown)"
 """Label of requests for models that do not exist."""
 
@@ -37,6 +40,8 @@ class Ask:
     inputs: Sequence[Sent]
     outputs: Sequence[str]
     protocol: str
+    id: str
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Service:
     ) -> None:
         self.settings, self.metrics = settings, metrics
         self.draining = False
+        self.bodies = Bodies(settings.limits)
         self._open = open_anew
         self._swap = asyncio.Lock()
         self._running = 0
@@ -92,15 +98,18 @@ class Service:
         async with self._swap:
             try:
                 fresh = await asyncio.to_thread(self._open)
-            except MmprodError as error:
-                logger.error("the bundle was not swapped: %s", error.message)
+            except Exception as error:
                 self.metrics.swaps.labels("refused").inc()
+                if isinstance(error, MmprodError):
+                    logger.error("the bundle was not swapped: %s", error.message)
+                else:
+                    logger.exception("the bundle was not swapped")
                 return False
             old, self.current = self.current, fresh
             self._tell(fresh, old)
             self.metrics.swaps.labels("done").inc()
             logger.info("serving %s %s", fresh.identity.name, fresh.identity.sha256[:12])
-            await asyncio.to_thread(old.close, self.settings.drain_s)
+            await asyncio.to_thread(old.close, self.settings.limits.answer_s)
             return True
 
     def close(self) -> None:
@@ -108,7 +117,10 @@ class Service:
 
     async def _answer(self, deployment: Deployment, ask: Ask) -> Reply:
         model = deployment.model(ask.model, ask.version)
-        inputs = read_inputs(model.inputs, ask.inputs)
+        if ask.bytes > LARGE:
+            inputs = await asyncio.to_thread(read_inputs, model.inputs, ask.inputs)
+        else:
+            inputs = read_inputs(model.inputs, ask.inputs)
         ports = [port.name for port in model.outputs]
         for name in ask.outputs:
             if name not in ports:
@@ -125,7 +137,7 @@ class Service:
             what = f"no answer within {seconds:g} s"
             raise Refused(HTTPStatus.GATEWAY_TIMEOUT, what, 1) from error
         except Exception as error:
-            logger.exception("%s failed", ask.model)
+            logger.exception("request %s: %s failed", ask.id, ask.model)
             raise Refused(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL) from error
         return Reply(model, answer, [n for n in ports if not ask.outputs or n in ask.outputs])
 
@@ -144,5 +156,5 @@ class Service:
 
     def _tell(self, fresh: Deployment, old: Deployment | None = None) -> None:
         if old:
-            self.metrics.bundle.labels(old.identity.name, old.identity.sha256).set(0)
+            self.metrics.bundle.remove(old.identity.name, old.identity.sha256)
         self.metrics.bundle.labels(fresh.identity.name, fresh.identity.sha256).set(1)

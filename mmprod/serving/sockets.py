@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import socket
 import struct
 import sys
+from contextlib import suppress
 
 from mmprod.errors import EnvironmentMissing
 
@@ -25,15 +27,24 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def allow_files(count: int) -> None:
+    """Let the process open so many files, connections among them, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def refuse_newcomers(listener: socket.socket) -> None:
     """From now on the kernel drops whoever wants to connect; those it has let in can be accepted.
 
     A socket that is simply closed resets connections that the kernel has completed and the process
     has not yet accepted, with the requests already in them. Who is dropped here tries again after a
-    second and is refused then. Linux; elsewhere nothing happens.
+    second and is refused then. Linux; elsewhere, and in sandboxes without filters, nothing happens.
     """
     if sys.platform != "linux":
         return
     instruction = ctypes.create_string_buffer(_DROP_ALL)
     program = struct.pack("HL", 1, ctypes.addressof(instruction))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    with suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)

@@ -95,20 +95,21 @@ def _numbers(port: Port, sent: Sent, count: int) -> Array:
 
 
 def _flat(port: Port, data: Sequence[Any], count: int) -> list[Any]:
-    values = list(data)
+    values = list(data) if len(data) <= count else []
     while values and isinstance(values[0], list):
         if not all(isinstance(part, list) for part in values):
             raise bad(f"input {port.name!r} holds lists of different depth")
         values = list(itertools.chain.from_iterable(values))
     if len(values) != count:
-        raise bad(f"input {port.name!r} has {len(values)} elements, its shape says {count}")
+        found = max(len(values), len(data))
+        raise bad(f"input {port.name!r} has {found} elements, its shape says {count}")
     return values
 
 
 def _elements(port: Port, sent: Sent, count: int) -> Array:
     """BYTES: text as it is in JSON; pictures and files in base64 there, as they are elsewhere."""
     if sent.data is None:
-        found = split_elements(sent.raw or b"")
+        found = split_elements(sent.raw or b"", count)
         if len(found) != count:
             raise bad(f"input {port.name!r} has {len(found)} elements, its shape says {count}")
     else:
@@ -138,10 +139,14 @@ def as_elements(values: Iterable[bytes]) -> Array:
     return out
 
 
-def split_elements(raw: bytes | memoryview) -> list[bytes]:
-    """The elements of a BYTES tensor: each has its length before it, 4 bytes, little-endian."""
-    found, place = [], 0
+def split_elements(raw: bytes | memoryview, most: int) -> list[bytes]:
+    """The elements of a BYTES tensor: each has its length before it, 4 bytes, little-endian. Raises
+    Refused for a broken one and for more elements than `most`.
+    """
+    found, place = list[bytes](), 0
     while place < len(raw):
+        if len(found) == most:
+            raise bad(f"a BYTES tensor has more elements than its shape says: {most}")
         if place + _LENGTH.size > len(raw):
             raise _broken()
         (length,) = _LENGTH.unpack_from(raw, place)

@@ -43,6 +43,20 @@ def test_a_blank_key_is_refused(mmprod: Mmprod, tmp_path: Path) -> None:
     assert result.code == 2 and "is empty" in result.err
 
 
+def test_a_key_that_no_header_can_carry_is_refused(mmprod: Mmprod, tmp_path: Path) -> None:
+    for content in (b"\xff\x00random", "schlüssel".encode(), b"two lines\nof it"):
+        (tmp_path / "key").write_bytes(content)
+        result = mmprod("serve", tmp_path, "--key-file", tmp_path / "key")
+        assert result.code == 2 and "plain ASCII" in result.err
+
+
+def test_a_wait_for_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
+    made = make_toy(tmp_path / "toy")
+    options = ("--port", "0", "--serve-unproven", "--batch-wait-ms", "graph.embed_text=5")
+    result = in_process_of_its_own("serve", str(made.root), *options)
+    assert result.code == 2 and "which is no graph" in result.err
+
+
 def test_a_bundle_without_a_pass_is_not_served(tmp_path: Path) -> None:
     made = make_toy(tmp_path / "toy")
     result = in_process_of_its_own("serve", str(made.root), "--port", "0", "--json")

@@ -161,3 +161,54 @@ def test_closing_answers_what_waits_and_takes_no_more() -> None:
     with pytest.raises(Refused) as caught:
         batcher.submit(example_inputs(SPEC, 1, 0))
     assert caught.value.status == 503
+
+
+def test_who_was_cancelled_frees_a_place_in_the_queue() -> None:
+    runner = Gated()
+    batcher = Batcher(runner, Batching(queue=1), lambda batch: None)
+    first = batcher.submit(example_inputs(SPEC, 1, 0))
+    until(lambda: batcher.waiting == 0)
+    assert batcher.submit(example_inputs(SPEC, 1, 0)).cancel()
+    assert batcher.waiting == 0
+    second = batcher.submit(example_inputs(SPEC, 1, 0))
+    runner.gate.set()
+    first.result(10), second.result(10)
+    batcher.close()
+
+
+def test_the_only_one_that_waits_for_company_may_leave() -> None:
+    runner = Gated()
+    runner.gate.set()
+    batcher = Batcher(runner, Batching(wait_s=0.05), lambda batch: None)
+    for _ in range(5):
+        assert batcher.submit(example_inputs(SPEC, 1, 0)).cancel()
+        time.sleep(0.02)
+    time.sleep(0.1)
+    batcher.submit(example_inputs(SPEC, 1, 0)).result(10)
+    assert runner.rows == [1]
+    batcher.close()
+
+
+def test_a_request_that_breaks_a_batch_fails_alone() -> None:
+    class Picky(Gated):
+        def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+            found = super().__call__(inputs)
+            if (inputs["tokens"] == 13).any():
+                raise ValueError("unlucky")
+            return found
+
+    runner = Picky()
+    batcher = Batcher(runner, Batching(), lambda batch: None)
+    first = batcher.submit(example_inputs(SPEC, 1, 0))
+    until(lambda: batcher.waiting == 0)
+    inputs = [{"tokens": np.full((2, 8), n, np.int32)} for n in (12, 13, 14)]
+    futures = [batcher.submit(one) for one in inputs]
+    runner.gate.set()
+    assert first.result(10)
+    with pytest.raises(ValueError, match="unlucky"):
+        futures[1].result(10)
+    for n in (0, 2):
+        found = futures[n].result(10).outputs["embedding"]
+        np.testing.assert_array_equal(found, answer(SPEC)(inputs[n])["embedding"])
+    assert runner.rows == [1, 6, 2, 2, 2]
+    batcher.close()

@@ -121,7 +121,7 @@ def test_only_the_outputs_that_are_wanted_come(service: Service) -> None:
     path = "/v2/models/text_to_image/infer"
     got = asyncio.run(ask(service, "POST", path, json.dumps(body).encode()))
     length = int(got.headers["inference-header-content-length"])
-    (picture,) = split_elements(got.body[length:])
+    (picture,) = split_elements(got.body[length:], 1)
     assert pixels_of(picture).shape == (16, 16, 3)
     body["outputs"][0]["name"] = "nothing"
     got = asyncio.run(ask(service, "POST", path, json.dumps(body).encode()))
@@ -184,6 +184,37 @@ def test_compress_and_decompress(service: Service) -> None:
     for broken in (b"", b"mm", packed[:-3], packed + b"x", b"\xff" * 200):
         got = infer(service, "decompress", [file("file", broken)])
         assert got.status == 400 and got.json()["error"].startswith("file:")
+
+
+def test_what_a_small_file_unpacks_to_is_bounded(service: Service) -> None:
+    from mmprod.bitstream import CodecId, Picture, RawPrior, write_file
+
+    codec = CodecId("ab" * 32, DIMS.codebook_size, DIMS.planes, DIMS.image_size // DIMS.grid)
+    small = Picture(np.zeros(1, np.int32), 1, 1)
+    few = serve(limited(pixels=16 * 16 * 20))
+    for count, status in ((20, 200), (21, 400)):
+        data = write_file([small] * count, codec, RawPrior(codec)).data
+        got = infer(few, "decompress", [file("file", data)])
+        assert got.status == status, got.body
+    few.close()
+
+
+def test_a_jpeg_of_many_scans_is_refused(service: Service) -> None:
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels_of(png(40, 40))).save(stream, "jpeg", progressive=True)
+    usual = stream.getvalue()
+    scan = usual[usual.rindex(b"\xff\xda") : -2]
+    assert infer(service, "image_to_text", [file("picture", usual)]).status == 200
+    many = usual[:-2] + scan * 60 + usual[-2:]
+    for model in ("image_to_text", "compress", "edit"):
+        got = infer(
+            service, model, [file("picture", many), text("prompt", "x")][: 1 + (model == "edit")]
+        )
+        assert got.status == 400 and "more than 64 scans" in got.json()["error"]
 
 
 def test_embed_and_search(service: Service) -> None:

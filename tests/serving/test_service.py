@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 import time
@@ -10,9 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 
 from mmprod.errors import IntegrityError
 from mmprod.graphs.runner import Array
+from mmprod.serving.given import Given
 from tests.parity.answers import FakeRunner
 from tests.serving.fakes import (
     SETTINGS,
@@ -20,9 +23,11 @@ from tests.serving.fakes import (
     answer,
     ask,
     deploy,
+    file,
     get,
     infer,
     limited,
+    png,
     serve,
     tensor,
     text,
@@ -49,8 +54,8 @@ class Slow(FakeRunner):
 class Broken(FakeRunner):
     """Fails with words that must not leave the machine."""
 
-    def __init__(self) -> None:
-        super().__init__(SPECS["embed_text"], answer(SPECS["embed_text"]))
+    def __init__(self, name: str = "embed_text") -> None:
+        super().__init__(SPECS[name], answer(SPECS[name]))
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         raise IntegrityError("/secret/path failed in ONNX Runtime: at 0x7f00")
@@ -64,6 +69,63 @@ def test_an_inner_failure_is_told_in_general_words() -> None:
     ):
         assert got.status == 500
         assert "secret" not in got.body.decode() and "its log tells why" in got.json()["error"]
+    service.close()
+
+
+def packed(service: Any) -> Any:
+    """The input of `decompress`: a file that this very server wrote."""
+    got = infer(service, "compress", [file("picture", png(20, 20))])
+    return {**got.json()["outputs"][0], "parameters": {}}
+
+
+def test_what_goes_wrong_while_a_file_is_read_is_not_laid_on_the_file() -> None:
+    whole = serve()
+    given = packed(whole)
+    whole.close()
+    service = serve(runners={"codec_decode": Broken("codec_decode")})
+    got = infer(service, "decompress", [given])
+    assert got.status == 500 and "secret" not in got.body.decode()
+    service.current.graphs["codec_decode"].batcher.close()  # from now on it refuses
+    got = infer(service, "decompress", [given])
+    assert got.status == 503 and got.headers["retry-after"] == "1"
+    service.close()
+
+
+def test_the_log_tells_why_under_the_id_that_the_client_has(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = serve(runners={"embed_text": Broken()})
+    got = infer(service, "graph.embed_text", TOKENS, headers={"x-request-id": "mine-7"})
+    assert got.headers["x-request-id"] == "mine-7"
+    (told,) = (record for record in caplog.records if record.exc_info)
+    assert "mine-7" in told.getMessage()
+    service.close()
+
+
+def test_requests_that_were_given_up_leave_nothing_in_the_queue_of_threads() -> None:
+    runner = Slow("codec_encode")
+    service = serve(runners={"codec_encode": runner})
+    body = json.dumps({"inputs": [file("picture", png(20, 20))]}).encode()
+    path = "/v2/models/compress/infer"
+
+    async def leave() -> None:
+        busy = [asyncio.create_task(ask(service, "POST", path, body)) for _ in range(2)]
+        await asyncio.to_thread(runner.entered.wait, 10)
+        gone = asyncio.Event()
+        others = [
+            asyncio.create_task(ask(service, "POST", path, body, gone=gone.wait()))
+            for _ in range(5)
+        ]
+        await asyncio.sleep(0.05)
+        gone.set()
+        await asyncio.gather(*others)
+        gc.collect()
+        held = sum(isinstance(found, Given) for found in gc.get_objects())
+        runner.gate.set()
+        await asyncio.gather(*busy)
+        assert held <= 2  # of the two threads at work
+
+    asyncio.run(leave())
     service.close()
 
 
@@ -142,8 +204,6 @@ def test_a_friendly_model_stops_between_its_graphs_when_nobody_waits() -> None:
     runner = Slow("image_to_text")
     step = FakeRunner(SPECS["fusion_step"], answer(SPECS["fusion_step"]))
     service = serve(limited(answer_s=0.1), runners={"image_to_text": runner, "fusion_step": step})
-    from tests.serving.fakes import file, png
-
     got = infer(service, "edit", [file("picture", png(16, 16)), text("prompt", "red")])
     assert got.status == 504
     runner.gate.set()
@@ -179,14 +239,17 @@ def test_a_swap_keeps_what_runs_and_takes_the_new() -> None:
 
 def test_what_cannot_be_opened_is_not_swapped_in() -> None:
     made = [deploy()]
+    failures = [IntegrityError("a file differs"), OSError("no such disk"), ValueError("?")]
 
     def open_anew() -> Any:
         if made:
             return made.pop()
-        raise IntegrityError("a file differs")
+        raise failures.pop()
 
     service = serve(open_anew=open_anew)
-    assert asyncio.run(service.swap()) is False
+    while failures:
+        assert asyncio.run(service.swap()) is False
+    assert 'swaps_total{result="refused"} 3.0' in get(service, "/metrics").body.decode()
     assert infer(service, "graph.embed_text", TOKENS).status == 200
     service.close()
 

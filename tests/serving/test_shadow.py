@@ -75,6 +75,24 @@ def test_what_does_not_fit_is_dropped(bundle: Bundle, monkeypatch: pytest.Monkey
     assert "mmprod_shadow_dropped_total 3.0" in page(metrics)
 
 
+def test_the_reference_is_that_of_the_bundle_that_was_opened(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    from mmprod.serving.deployment import open_deployment
+    from mmprod.serving.settings import Settings
+
+    here = tmp_path / "current"
+    here.symlink_to(bundle.root)
+    metrics = Metrics()
+    deployed = open_deployment(Settings(here, unproven=True, shadow=1), metrics)
+    here.unlink()  # the next bundle is about to be linked here
+    graph = deployed.graphs["embed_text"]
+    inputs = example_inputs(SPECS["embed_text"], 1, 1)
+    graph.took(inputs, graph.submit(inputs).result(10))
+    assert deployed.close(10)
+    assert 'mmprod_shadow_checks_total{graph="embed_text",verdict="pass"} 1.0' in page(metrics)
+
+
 def test_a_bundle_without_references_is_refused(tmp_path: Path) -> None:
     from tests.parity.toy import add_onnx
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,14 @@ def test_what_is_wrong_is_refused(port: Port, sent: Any, words: str) -> None:
     assert caught.value.status == 400
 
 
+def test_elements_are_not_taken_apart_beyond_their_count() -> None:
+    sent = Sent("words", "BYTES", (2,), raw=bytes(4 * 2_000_000))  # each of length 0
+    start = time.process_time()
+    with pytest.raises(Refused, match="more elements than its shape says: 2"):
+        read_inputs([WORDS], [sent])
+    assert time.process_time() - start < 0.1
+
+
 def test_inputs_are_those_of_the_ports() -> None:
     sent = Sent("ids", "INT32", (0, 3), data=[])
     with pytest.raises(Refused, match="'noise' is missing"):
@@ -94,7 +103,7 @@ def test_inputs_are_those_of_the_ports() -> None:
 @given(st.lists(st.binary(max_size=40), max_size=8))
 def test_elements_survive_as_bytes(values: list[bytes]) -> None:
     raw = raw_bytes(as_elements(values))
-    assert split_elements(raw) == values
+    assert split_elements(raw, len(values)) == values
     port = Port("files", "BYTES", (-1,), "file")
     again = read_inputs([port], [Sent("files", "BYTES", (len(values),), raw=memoryview(raw))])
     assert list(again["files"]) == values
