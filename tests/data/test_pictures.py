@@ -47,7 +47,7 @@ def test_hostile_orientations_are_read_or_refused(kind: str, exif: bytes, tmp_pa
     path = tmp_path / "x"
     path.write_bytes(saved(LITTLE, kind, exif=exif))
     with bombs_are_errors():
-        for read in (lambda: read_whole(path, small).pixels, lambda: read_picture(path, 8, small)):
+        for read in (lambda: read_whole(path).pixels, lambda: read_picture(path, 8)):
             try:
                 assert read().dtype == np.uint8
             except UnusablePicture as error:
