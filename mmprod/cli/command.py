@@ -47,7 +47,7 @@ EXTRAS = {
     "torch": "train", "deepspeed": "train", "safetensors": "train", "tensorboard": "train",
     "einops": "train", "datasets": "data", "pyarrow": "data", "python_avatars": "data",
     "resvg_py": "data", "sacrebleu": "data", "tokenizers": "serve", "onnxruntime": "serve",
-    "constriction": "serve", "google_crc32c": "serve", "grpc": "serve", "open_inference": "serve",
+    "constriction": "serve", "google_crc32c": "serve", "grpc": "serve",
     "orjson": "serve", "prometheus_client": "serve", "starlette": "serve", "uvicorn": "serve",
     "uvloop": "serve", "httptools": "serve", "cryptography": "sign", "onnx": "export",
     "onnxscript": "export", "tensorrt_rtx": "trt", "tritonclient": "deploy", "yaml": "deploy",

@@ -1,6 +1,7 @@
 """gRPC: the service of the Open Inference Protocol v2. The only file that imports grpc.
 
-Messages and the service come from the protocol's own package, open-inference-grpc.
+Messages and the service are those of tritonclient: a process can load this protocol once only, and
+who writes clients or Triton repositories has them loaded already.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from http import HTTPStatus
 from typing import Any
 
 import grpc
-from open_inference.grpc import protocol
-from open_inference.grpc.service import (
+from tritonclient.grpc import service_pb2 as protocol
+from tritonclient.grpc.service_pb2_grpc import (
     GRPCInferenceServiceServicer,
     add_GRPCInferenceServiceServicer_to_server,
 )
@@ -61,7 +62,7 @@ async def start_grpc(service: Service, host: str, port: int) -> tuple[grpc.aio.S
         options=options,
         maximum_concurrent_rpcs=limits.requests,
     )
-    add_GRPCInferenceServiceServicer_to_server(_Servicer(service), server)  # type: ignore[no-untyped-call]
+    add_GRPCInferenceServiceServicer_to_server(_Servicer(service), server)
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         bound = server.add_insecure_port(place)
@@ -106,7 +107,7 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         )
 
 
-class _Servicer(GRPCInferenceServiceServicer):
+class _Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
     """The calls of the protocol; names as there."""
 
     def __init__(self, service: Service) -> None:
@@ -140,7 +141,6 @@ class _Servicer(GRPCInferenceServiceServicer):
             platform=about["platform"],
             inputs=[tensor(**{key: port[key] for key in kept}) for port in about["inputs"]],
             outputs=[tensor(**{key: port[key] for key in kept}) for port in about["outputs"]],
-            properties={key: str(value) for key, value in about["parameters"].items()},
         )
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:

@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from open_inference.grpc import protocol
-from open_inference.grpc.service import GRPCInferenceServiceStub
+from tritonclient.grpc import service_pb2 as protocol
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from mmprod.serving.grpc_edge import start_grpc
 from mmprod.serving.settings import Settings
