@@ -89,9 +89,10 @@ def read_facts(bundle: Bundle, rows: Iterable[Verdict]) -> Facts:
     for row in rows:
         current = all(hashes.get(path) == digest for path, digest in row["sha256"].items())
         for path in row["sha256"] if current else ():
-            # A graph is also named in the row of the engine made of it; the file's own row counts.
-            if row["leg"] == "torch-ort" or not path.startswith("onnx/"):
-                verdicts[path] = row["status"]
+            # A graph is also named in the row of the engine made of it; the file's own row counts,
+            # the first of them as for `mmprod serve`.
+            if row["leg"] == ("torch-ort" if path.startswith("onnx/") else "torch-engine"):
+                verdicts.setdefault(path, row["status"])
     weights = bundle.artefacts(role="onnx-data")
     graphs = []
     for artefact in bundle.artefacts(role="onnx"):

@@ -21,6 +21,8 @@ from mmprod.deploying.server import (
 
 KEY_FOLDER = "/run/secrets/mmprod"
 SERVE = "serve"
+LEAVING_S = 5
+END_S = LEAVING_S + DRAIN_S + 10
 
 POD_SECURITY: dict[str, Any] = {
     "runAsNonRoot": True,
@@ -65,6 +67,8 @@ def serving_container(facts: Facts, options: Options, name: str, bundle: str) ->
         "startupProbe": _probe(READY, period=2, failures=60),
         "readinessProbe": _probe(READY, period=5, failures=2),
         "livenessProbe": _probe(LIVE, period=10, failures=3),
+        # Until every node has heard that the pod ends, requests still come.
+        "lifecycle": {"preStop": {"sleep": {"seconds": LEAVING_S}}},
         "resources": _resources(facts, options),
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [
@@ -87,7 +91,7 @@ def serving_pod(facts: Facts, options: Options, bundle: str) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": DRAIN_S + 15,
+        "terminationGracePeriodSeconds": END_S,
         "securityContext": POD_SECURITY,
         "containers": [serving_container(facts, options, SERVE, bundle)],
         "volumes": serving_volumes(options),
