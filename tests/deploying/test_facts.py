@@ -52,7 +52,7 @@ def test_graphs_engines_and_verdicts(tmp_path: Path) -> None:
     # The engine's failure is not the graph's.
     assert {graph.parity for graph in found.graphs} == {"pass"}
     (engine,) = found.engines
-    assert (engine.parity, engine.memory_bytes, engine.target) == ("fail", 15, "sm89")
+    assert (engine.parity, engine.bytes, engine.target) == ("fail", 4, "sm89")
     assert found.digest == sha256_file(tmp_path / "bundle" / "bundle.json")
     assert found.tokenizer and found.tokenizer[0] == "tokenizer.json" and not found.signed
 
