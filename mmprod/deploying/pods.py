@@ -67,8 +67,6 @@ def serving_container(facts: Facts, options: Options, name: str, bundle: str) ->
         "startupProbe": _probe(READY, period=2, failures=60),
         "readinessProbe": _probe(READY, period=5, failures=2),
         "livenessProbe": _probe(LIVE, period=10, failures=3),
-        # Until every node has heard that the pod ends, requests still come.
-        "lifecycle": {"preStop": {"sleep": {"seconds": LEAVING_S}}},
         "resources": _resources(facts, options),
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [
@@ -93,7 +91,12 @@ def serving_pod(facts: Facts, options: Options, bundle: str) -> dict[str, Any]:
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": END_S,
         "securityContext": POD_SECURITY,
-        "containers": [serving_container(facts, options, SERVE, bundle)],
+        # Until every node has heard that the pod ends, requests still come. (Not for KServe: its
+        # definitions may be older than `sleep`.)
+        "containers": [
+            serving_container(facts, options, SERVE, bundle)
+            | {"lifecycle": {"preStop": {"sleep": {"seconds": LEAVING_S}}}}
+        ],
         "volumes": serving_volumes(options),
     }
     return pod | node_selector(options)
