@@ -57,6 +57,17 @@ def test_graphs_engines_and_verdicts(tmp_path: Path) -> None:
     assert found.tokenizer and found.tokenizer[0] == "tokenizer.json" and not found.signed
 
 
+def test_the_row_that_the_server_asks_counts(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    parity = bundle.summaries["parity"]
+    parity["rows"] += [{**row, "status": "fail"} for row in parity["rows"]]
+    parity["rows"][0]["status"] = "fail"
+    parity["rows"][len(NODES)]["status"] = "pass"
+    bundle.put_summary("parity", parity)
+    found = {graph.graph: graph.parity for graph in _facts(bundle).graphs}
+    assert found == {name: "fail" if i == 0 else "pass" for i, name in enumerate(NODES)}
+
+
 def test_a_verdict_of_other_content_counts_for_nothing(tmp_path: Path) -> None:
     bundle = small_bundle(tmp_path / "bundle")
     parity = bundle.summaries["parity"]
