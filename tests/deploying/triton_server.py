@@ -52,6 +52,7 @@ def prepare() -> Path:
             _run([*pip, "--retries", "1", "--timeout", "20", PYTRITON, *_pins()])
             _backends()
             stamp.write_text(wanted, encoding="utf-8")
+    _check_library()
     return HOME / "venv"
 
 
@@ -117,6 +118,18 @@ def _backends() -> None:
     shutil.copytree(server / "backends", HOME / "backends")
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     shutil.copy(stub, HOME / "backends" / "python")
+
+
+def _check_library() -> None:
+    """The stub needs Python as a shared library, which not every Python brings along."""
+    stub = HOME / "backends" / "python" / "triton_python_backend_stub"
+    environment = os.environ | {"LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR"))}
+    done = subprocess.run(
+        ["ldd", stub], env=environment, capture_output=True, text=True, check=False
+    )
+    for line in done.stdout.splitlines():
+        if "libpython" in line and "not found" in line:
+            raise OSError(f"this Python has no {line.split()[0]}")
 
 
 def _packages(venv: Path) -> Path:
