@@ -33,7 +33,7 @@ def peak_mib():
     return int(line.split()[1]) / 1024
 
 
-bare = peak_mib()
+bare, before = peak_mib(), set(sys.modules)
 from mmprod.bundle import open_bundle
 from mmprod.data.tokenizer import Tokenizer
 from mmprod.runners.ort import OrtRunner
@@ -47,7 +47,7 @@ tokenizer = Tokenizer.load(bundle.path(bundle.artefacts(role="tokenizer")[0]))
 pictures = generate_images(runner, tokenizer, [sys.argv[2]], seed=0)
 answered, answered_cpu = time.time(), time.process_time()
 names = packages_distributions()
-loaded = {d for m in sys.modules for d in names.get(m.partition(".")[0], ())}
+loaded = {d for m in set(sys.modules) - before for d in names.get(m.partition(".")[0], ())}
 print(json.dumps({
     "opened": opened, "opened_cpu_ms": 1e3 * opened_cpu,
     "answered": answered, "answered_cpu_ms": 1e3 * answered_cpu,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from mmprod.cli.command import BundleArg, command, group
 from mmprod.cli.output import Output, Table, Text, shown
 from mmprod.errors import ConfigError, EnvironmentMissing, IntegrityError
-
-if TYPE_CHECKING:
-    pass
 
 app = group("Render files for containers, clusters and edge devices from a bundle, and check them.")
 
@@ -67,6 +64,9 @@ def render(
     deepspeed: Annotated[
         str, _option(TRAINING, "ds.json inside the container.")
     ] = "configs/deepspeed/zero2.json",
+    data: Annotated[
+        str, _option(TRAINING, "Pictures or data set, where the job runs [default: data].")
+    ] = "",
     nodes: Annotated[int, _option(TRAINING, "Machines.")] = 2,
     gpus: Annotated[int, _option(TRAINING, "GPUs of a machine.")] = 8,
     nproc: Annotated[int, _option(TRAINING, "Ranks of a machine; 0: one for each GPU.")] = 0,
@@ -109,7 +109,7 @@ def render(
             demand_signature=demand_signature,
         ),
         training=Training(
-            config=config, deepspeed=deepspeed, nodes=nodes, gpus=gpus, nproc=nproc,
+            config=config, deepspeed=deepspeed, data=data, nodes=nodes, gpus=gpus, nproc=nproc,
             grace_s=grace_s, hours=hours, claim=claim, partition=partition,
         ),
         jetpack=jetpack,

@@ -26,7 +26,8 @@ HARDENED: dict[str, Any] = {
 def render_compose(facts: Facts, options: Options) -> Files:
     """`compose/`: the services, and what Prometheus reads."""
     serving = options.serving
-    ports = [f"{serving.bind}:{port}:{port}" for port in (serving.port, serving.grpc_port)]
+    host = f"[{serving.bind}]" if ":" in serving.bind else serving.bind
+    ports = [f"{host}:{port}:{port}" for port in (serving.port, serving.grpc_port)]
     probe = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{serving.port}{READY}')"
     server: dict[str, Any] = {
         "image": options.images.serve,
@@ -61,7 +62,9 @@ def render_compose(facts: Facts, options: Options) -> Files:
     return {
         "compose/compose.yaml": to_yaml([content], comments),
         "compose/prometheus.yml": scrape_config(
-            f"serve:{serving.port}", "/run/secrets/mmprod-key", "/etc/prometheus/alerts.yml"
+            {"static_configs": [{"targets": [f"serve:{serving.port}"]}]},
+            "/run/secrets/mmprod-key",
+            "/etc/prometheus/alerts.yml",
         ),
         "compose/alerts.yml": alerts(facts, options),
     }

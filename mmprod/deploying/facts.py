@@ -7,7 +7,7 @@ options give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mmprod.bundle import Bundle
 from mmprod.bundle.files import INDEX
@@ -44,7 +44,6 @@ class EngineFile:
     path: str
     sha256: str
     bytes: int
-    memory_bytes: int
     parity: str
 
 
@@ -52,7 +51,7 @@ class EngineFile:
 class Facts:
     """A bundle as deployment sees it. digest: SHA-256 of its bundle.json, which lists all others.
 
-    text_length: tokens of a prompt. tokenizer, codec: path and SHA-256 of those files.
+    tokenizer: path and SHA-256.
     """
 
     name: str
@@ -62,11 +61,6 @@ class Facts:
     graphs: tuple[GraphFile, ...]
     engines: tuple[EngineFile, ...] = ()
     tokenizer: tuple[str, str] | None = None
-    files: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def bytes(self) -> int:
-        return sum(self.files.values())
 
     @property
     def label(self) -> str:
@@ -89,9 +83,10 @@ def read_facts(bundle: Bundle, rows: Iterable[Verdict]) -> Facts:
     for row in rows:
         current = all(hashes.get(path) == digest for path, digest in row["sha256"].items())
         for path in row["sha256"] if current else ():
-            # A graph is also named in the row of the engine made of it; the file's own row counts.
-            if row["leg"] == "torch-ort" or not path.startswith("onnx/"):
-                verdicts[path] = row["status"]
+            # A graph is also named in the row of the engine made of it; the file's own row counts,
+            # the first of them as for `mmprod serve`.
+            if row["leg"] == ("torch-ort" if path.startswith("onnx/") else "torch-engine"):
+                verdicts.setdefault(path, row["status"])
     weights = bundle.artefacts(role="onnx-data")
     graphs = []
     for artefact in bundle.artefacts(role="onnx"):
@@ -117,7 +112,6 @@ def read_facts(bundle: Bundle, rows: Iterable[Verdict]) -> Facts:
         graphs=tuple(graphs),
         engines=_engines(bundle, hashes, verdicts),
         tokenizer=(tokenizers[0].path, tokenizers[0].sha256) if tokenizers else None,
-        files={a.path: a.bytes for a in bundle.artefacts()},
     )
 
 
@@ -129,7 +123,6 @@ def _engines(
     for record in bundle.summaries.get("engines") or ():
         if hashes.get(record["path"]) != record["sha256"]:
             continue
-        memory = record.get("memory") or {}
         found.append(
             EngineFile(
                 graph=record["graph"],
@@ -140,7 +133,6 @@ def _engines(
                 path=record["path"],
                 sha256=record["sha256"],
                 bytes=int(record["bytes"]),
-                memory_bytes=int(memory.get("weights", 0)) + int(memory.get("activation", 0)),
                 parity=verdicts.get(record["path"], ""),
             )
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmprod.errors import ConfigError
-from mmprod.manifest import safe_join, sha256_file, write_text
+from mmprod.manifest import safe_join, write_text
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ Files = dict[str, str | Copy]
 """POSIX paths below the output folder, and what stands there."""
 
 MARK = ".mmprod-deploy"
-"""Lies in a folder that `render` wrote: such a one may be written again."""
+"""Lies in a folder that `render` wrote and lists what: such a one may be written again."""
 
 
 def check_target(folder: Path, bundle: Path) -> None:
@@ -46,20 +46,30 @@ def check_target(folder: Path, bundle: Path) -> None:
 def write_files(files: Mapping[str, str | Copy], folder: Path, bundle: Path) -> None:
     """Write all of them into a folder beside `folder`, then move it there: all of it or nothing.
 
-    What an earlier call rendered there is replaced.
+    What an earlier call rendered there is replaced; what others put there (a key) stays. Raises
+    ConfigError where such a file has the name of one that is to be written.
     """
     target = folder.absolute()
+    kept = _of_others(target)
+    if taken := sorted(set(kept) & files.keys()):
+        raise ConfigError(
+            f"{folder / taken[0]} was not written by render and would be lost",
+            hint="move it away, or give a new folder",
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         new = beside / "new"
-        for name, content in {**files, MARK: "written by mmprod deploy render\n"}.items():
+        for name, content in {**files, MARK: "".join(f"{n}\n" for n in sorted(files))}.items():
             place = safe_join(new, name)
             if isinstance(content, Copy):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(bundle / content.path, place)
             else:
                 write_text(place, content)
+        for name in kept:
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(target / name, new / name, follow_symlinks=False)
         if target.exists():
             target.rename(beside / "old")
         new.rename(target)
@@ -69,10 +79,11 @@ def write_files(files: Mapping[str, str | Copy], folder: Path, bundle: Path) -> 
         shutil.rmtree(beside)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by POSIX path."""
-    return {
-        path.relative_to(folder).as_posix(): sha256_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def _of_others(folder: Path) -> list[str]:
+    """Files in a rendered folder that `render` did not write."""
+    mark = folder / MARK
+    if not mark.is_file():
+        return []
+    ours = {MARK, *mark.read_text(encoding="utf-8").splitlines()}
+    found = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    return sorted({path.relative_to(folder).as_posix() for path in found} - ours)

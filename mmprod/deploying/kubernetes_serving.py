@@ -11,6 +11,7 @@ from mmprod.deploying.files import Files
 from mmprod.deploying.labels import DOMAIN, object_labels, selector
 from mmprod.deploying.options import Options
 from mmprod.deploying.pods import (
+    END_S,
     POD_SECURITY,
     SERVE,
     document,
@@ -20,6 +21,7 @@ from mmprod.deploying.pods import (
     serving_pod,
     serving_volumes,
 )
+from mmprod.deploying.server import PODS
 from mmprod.deploying.yaml_text import to_yaml
 
 BUSY_PERCENT = 70
@@ -37,6 +39,7 @@ def render_serving(facts: Facts, options: Options) -> Files:
     documents = [
         _deployment(facts, options),
         _service(facts, options),
+        _addresses(facts, options),
         _autoscaler(facts, options),
         _budget(facts, options),
         _network(facts, options),
@@ -92,6 +95,18 @@ def _service(facts: Facts, options: Options) -> dict[str, Any]:
         ],
     }
     return document(facts, options, ("v1", "Service"), options.name, SERVE) | {"spec": spec}
+
+
+def _addresses(facts: Facts, options: Options) -> dict[str, Any]:
+    """An address for every pod, those that are not ready, too: what Prometheus reads."""
+    spec = {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": selector(options, SERVE),
+        "ports": [{"name": "http", "port": options.serving.port, "targetPort": "http"}],
+    }
+    name = f"{options.name}-{PODS}"
+    return document(facts, options, ("v1", "Service"), name, SERVE) | {"spec": spec}
 
 
 def _autoscaler(facts: Facts, options: Options) -> dict[str, Any]:
@@ -175,8 +190,11 @@ def _kserve(facts: Facts, options: Options) -> str:
                 "maxReplicas": options.serving.max_replicas,
                 "automountServiceAccountToken": False,
                 "securityContext": POD_SECURITY,
+                "terminationGracePeriodSeconds": END_S,
                 "model": model,
             }
         }
     }
+    # The other mode, Knative's, allows one port only.
+    service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] = "RawDeployment"
     return to_yaml([runtime, service])

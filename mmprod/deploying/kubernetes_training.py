@@ -20,6 +20,7 @@ from mmprod.deploying.pods import (
     SCRATCH_MOUNT,
     document,
 )
+from mmprod.deploying.training import train_arguments
 from mmprod.deploying.yaml_text import to_yaml
 
 AGAIN = 75
@@ -28,6 +29,8 @@ PORT = 29500
 NODE = "node"
 """Kubeflow's name of the container and of the job that train."""
 RESTARTS = 10
+RUNS = "/runs"
+"""Where the claim is mounted: runs, codes and data."""
 
 
 def render_training(facts: Facts, options: Options) -> Files:
@@ -39,13 +42,10 @@ def render_training(facts: Facts, options: Options) -> Files:
     }
 
 
-def train_arguments(options: Options, rank: str, master: str) -> list[str]:
+def node_arguments(options: Options, rank: str, master: str) -> list[str]:
     """What follows `mmprod` on every node. rank: of the node; master: the address of node 0."""
     training = options.training
-    found = [
-        *("train", "--config", training.config, "--deepspeed", training.deepspeed),
-        *("--out", f"/runs/{options.name}", "--nproc", str(training.ranks)),
-    ]
+    found = [*train_arguments(options, RUNS, RUNS), "--nproc", str(training.ranks)]
     if training.nodes == 1:
         return found
     where = ["--nnodes", str(training.nodes), "--node-rank", rank, "--master", f"{master}:{PORT}"]
@@ -97,7 +97,7 @@ def _container(options: Options, arguments: list[str]) -> dict[str, Any]:
         "resources": {"requests": resources, "limits": resources},
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [
-            {"name": "runs", "mountPath": "/runs"},
+            {"name": "runs", "mountPath": RUNS},
             {"name": "shm", "mountPath": "/dev/shm"},
             SCRATCH_MOUNT,
         ],
@@ -156,7 +156,7 @@ def _jobs(facts: Facts, options: Options, arguments: list[str]) -> dict[str, Any
 def _jobset(facts: Facts, options: Options) -> dict[str, Any]:
     name = f"{options.name}-train"
     master = f"{name}-{NODE}-0-0.{name}"
-    arguments = train_arguments(options, "$(JOB_COMPLETION_INDEX)", master)
+    arguments = node_arguments(options, "$(JOB_COMPLETION_INDEX)", master)
     head = document(facts, options, ("jobset.x-k8s.io/v1alpha2", "JobSet"), name, TRAIN)
     return head | {"spec": _jobs(facts, options, arguments)}
 
@@ -196,4 +196,4 @@ def _trainjob(facts: Facts, options: Options) -> dict[str, Any]:
 
 def _trainjob_arguments(options: Options) -> list[str]:
     name = f"{options.name}-train"
-    return train_arguments(options, "$(JOB_COMPLETION_INDEX)", f"{name}-{NODE}-0-0.{name}")
+    return node_arguments(options, "$(JOB_COMPLETION_INDEX)", f"{name}-{NODE}-0-0.{name}")

@@ -9,6 +9,7 @@ from mmprod.deploying.facts import Facts
 from mmprod.deploying.files import Files
 from mmprod.deploying.options import Options
 from mmprod.deploying.server import memory_mib, on_engines, serve_arguments
+from mmprod.deploying.training import train_arguments
 
 UNIT = "mmprod-serve.service"
 CORES = 8
@@ -33,8 +34,7 @@ SELFTEST_ON_CPU = f"/bin/sh -c '{SELFTEST} || [ $$? -eq 3 ]'"
 def render_slurm(facts: Facts, options: Options) -> Files:
     """`slurm/train.sbatch`."""
     training = options.training
-    train = ["mmprod", "train", "--config", training.config, "--deepspeed", training.deepspeed]
-    train += ["--out", f"runs/{options.name}"]
+    train = ["mmprod", *train_arguments(options, "runs", "")]
     values = {
         "name": options.name,
         "partition": training.partition,

@@ -54,6 +54,8 @@ class Training:
 
     config: str = "base"
     deepspeed: str = "configs/deepspeed/zero2.json"
+    data: str = ""
+    """Pictures or a prepared data set, where the job runs; "": `data`, if `config` needs one."""
     nodes: int = 2
     gpus: int = 8
     nproc: int = 0

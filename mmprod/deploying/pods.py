@@ -21,6 +21,8 @@ from mmprod.deploying.server import (
 
 KEY_FOLDER = "/run/secrets/mmprod"
 SERVE = "serve"
+LEAVING_S = 5
+END_S = LEAVING_S + DRAIN_S + 10
 
 POD_SECURITY: dict[str, Any] = {
     "runAsNonRoot": True,
@@ -87,9 +89,14 @@ def serving_pod(facts: Facts, options: Options, bundle: str) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": DRAIN_S + 15,
+        "terminationGracePeriodSeconds": END_S,
         "securityContext": POD_SECURITY,
-        "containers": [serving_container(facts, options, SERVE, bundle)],
+        # Until every node has heard that the pod ends, requests still come. (Not for KServe: its
+        # definitions may be older than `sleep`.)
+        "containers": [
+            serving_container(facts, options, SERVE, bundle)
+            | {"lifecycle": {"preStop": {"sleep": {"seconds": LEAVING_S}}}}
+        ],
         "volumes": serving_volumes(options),
     }
     return pod | node_selector(options)

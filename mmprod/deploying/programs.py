@@ -90,7 +90,10 @@ def systemd_unit(path: Path) -> str:
 def systemd_exposure(path: Path) -> str:
     options = ["security", "--offline=true", f"--threshold={MOST_EXPOSED}", "--no-pager", str(path)]
     done = _run([_found("systemd-analyze"), *options])
-    return "" if done.returncode == 0 else done.stdout.strip().splitlines()[-1]
+    if done.returncode == 0:
+        return ""
+    lines = (done.stdout.strip() or done.stderr.strip()).splitlines()
+    return lines[-1] if lines else f"systemd-analyze ended with {done.returncode}"
 
 
 def _complaints(program: str, arguments: Sequence[str], *, quiet: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from mmprod.deploying.gpus import NONE
@@ -12,14 +13,15 @@ from mmprod.deploying.server import is_jetson, needed_mib, target_of
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 """A DNS label that leaves room for what is appended to it within 63 characters."""
 IMAGE = re.compile(r"[a-z0-9][\w.:/-]*(:[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MOVING = ("latest", "main", "master", "nightly", "edge", "stable")
 ON_CPU = ("fp32", "fp16", "int8")
 
 
 def _precision(asked: Asked) -> Found:
     wanted, facts = asked.serving.precision, asked.facts
-    if not asked.on_graphs or wanted in facts.precisions():
+    from_graphs = asked.on_graphs or is_jetson(asked.options)
+    if not from_graphs or wanted in facts.precisions():
         return None
     held = facts.precisions()
     return f"the bundle has no graphs in {wanted}, it has {', '.join(held)}", (
@@ -139,7 +141,7 @@ def _privileged(asked: Asked) -> Found:
 
 def _bind(asked: Asked) -> Found:
     serving = asked.serving
-    if serving.bind in LOOPBACK or serving.key_secret:
+    if ipaddress.ip_address(serving.bind).is_loopback or serving.key_secret:
         return None
     return (
         f"--bind {serving.bind} can be reached from other machines, and no key is asked for",
@@ -169,6 +171,30 @@ def _names(asked: Asked) -> Found:
                 f"{option} {name!r} is no name: small letters, digits and -, at most 40",
                 f"{option} mmprod",
             )
+    return None
+
+
+def _values(asked: Asked) -> Found:
+    """What is written into files of another language as it is must be of a plain kind."""
+    training, bind = asked.training, asked.serving.bind
+    if not PLAIN.fullmatch(asked.facts.name):
+        return (
+            f"the bundle's name {asked.facts.name!r}: letters, digits and ._- alone",
+            "give the run a plain name in its configuration, and export it again",
+        )
+    if not PLAIN.fullmatch(training.partition.replace(",", "-")):
+        return f"--partition {training.partition!r} is no name of Slurm's", "--partition gpu"
+    for option, text in {
+        "--config": training.config,
+        "--deepspeed": training.deepspeed,
+        "--data": training.data or "data",
+    }.items():
+        if not text.isprintable() or "$" in text:
+            return f"{option} {text!r} has a $ or what cannot be printed", "give another path"
+    try:
+        ipaddress.ip_address(bind)
+    except ValueError:
+        return f"--bind {bind!r} is no address", "--bind 127.0.0.1, or 0.0.0.0 for every one"
     return None
 
 
@@ -206,6 +232,7 @@ def _backend(asked: Asked) -> Found:
 
 RULES = (
     Rule("name-invalid", EVERY, _names),
+    Rule("value-invalid", EVERY, _values),
     Rule("image-moves", EVERY, _moving),
     Rule("image-invalid", EVERY, _image_name),
     Rule("backend-unknown", TRITON, _backend),

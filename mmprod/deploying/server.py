@@ -11,6 +11,8 @@ from mmprod.deploying.gpus import GPUS, JETSON, NONE, folded
 from mmprod.deploying.options import Options
 
 LIVE, READY, METRICS = "/v2/health/live", "/v2/health/ready", "/metrics"
+PODS = "pods"
+"""Appended to the name of the service that has an address for every pod."""
 USER = 10001
 """Of every container: not root, and no user of a base image."""
 DRAIN_S = 30
@@ -59,10 +61,11 @@ def needed_mib(facts: Facts, options: Options) -> int:
     """The interpreter with its libraries, and `TIMES` the bytes of all graphs; with shadows those
     of the reference, too. Rounded up.
     """
-    loaded: Sequence[int]
+    loaded: Sequence[int] = ()
     if on_engines(options):
         loaded = [e.bytes for e in facts.engines if e.target == target_of(options)]
-    else:
+    if not loaded:
+        # On processors; or the device builds its engines from these graphs.
         loaded = [g.bytes for g in facts.of_precision(options.serving.precision)]
     if options.serving.shadow:
         loaded = [*loaded, *(g.bytes for g in facts.of_precision("fp32"))]

@@ -42,7 +42,7 @@ def validate(folder: Path) -> list[Verdict]:
 
 def _verdicts(folder: Path, name: str) -> Iterator[Verdict]:
     path = folder / name
-    if name.startswith("kubernetes/") and path.suffix == ".yaml":
+    if path.suffix == ".yaml" and path.name not in FIXED:
         yield from _objects(path, name)
         return
     checks = _checks(path)
@@ -133,6 +133,8 @@ def _objects(path: Path, name: str) -> Iterator[Verdict]:
     except IntegrityError as error:
         yield Verdict(name, "YAML", "fail", error.message)
         return
+    if not documents:
+        yield Verdict(name, "Kubernetes", "fail", "no object of Kubernetes")
     for document in documents:
         yield _object(name, document)
 

@@ -52,9 +52,20 @@ def test_graphs_engines_and_verdicts(tmp_path: Path) -> None:
     # The engine's failure is not the graph's.
     assert {graph.parity for graph in found.graphs} == {"pass"}
     (engine,) = found.engines
-    assert (engine.parity, engine.memory_bytes, engine.target) == ("fail", 15, "sm89")
+    assert (engine.parity, engine.bytes, engine.target) == ("fail", 4, "sm89")
     assert found.digest == sha256_file(tmp_path / "bundle" / "bundle.json")
     assert found.tokenizer and found.tokenizer[0] == "tokenizer.json" and not found.signed
+
+
+def test_the_row_that_the_server_asks_counts(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bundle")
+    parity = bundle.summaries["parity"]
+    parity["rows"] += [{**row, "status": "fail"} for row in parity["rows"]]
+    parity["rows"][0]["status"] = "fail"
+    parity["rows"][len(NODES)]["status"] = "pass"
+    bundle.put_summary("parity", parity)
+    found = {graph.graph: graph.parity for graph in _facts(bundle).graphs}
+    assert found == {name: "fail" if i == 0 else "pass" for i, name in enumerate(NODES)}
 
 
 def test_a_verdict_of_other_content_counts_for_nothing(tmp_path: Path) -> None:

@@ -26,6 +26,20 @@ def test_files_are_written_and_replaced_as_a_whole(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "out"]
 
 
+def test_what_others_put_there_stays(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_files({"compose/a": "1", "old": "o"}, out, tmp_path / "bundle")
+    (out / "compose" / "mmprod-key").write_text("key")
+    (out / "compose" / "mmprod-key").chmod(0o600)
+    write_files({"compose/a": "2"}, out, tmp_path / "bundle")
+    key = out / "compose" / "mmprod-key"
+    assert key.read_text() == "key" and key.stat().st_mode & 0o777 == 0o600
+    assert (out / "compose" / "a").read_text() == "2" and not (out / "old").exists()
+    with pytest.raises(ConfigError, match="mmprod-key was not written by render"):
+        write_files({"compose/mmprod-key": "3"}, out, tmp_path / "bundle")
+    assert key.read_text() == "key"
+
+
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_files({"a": "1"}, out, tmp_path)

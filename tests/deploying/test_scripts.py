@@ -36,7 +36,8 @@ def test_only_75_puts_the_job_back(code: int, requeued: bool, tmp_path: Path) ->
     assert (tmp_path / "requeued").exists() == requeued
     if requeued:
         assert (tmp_path / "requeued").read_text() == "requeue 17\n"
-    assert "mmprod train --config base" in (tmp_path / "asked").read_text()
+    asked = (tmp_path / "asked").read_text()
+    assert "--cpus-per-task=1 mmprod train --config base -o data.path=data" in asked
 
 
 def test_a_signal_to_the_script_waits_for_the_ranks(tmp_path: Path) -> None:
@@ -57,6 +58,8 @@ tests:
   input_series:
   - {series: 'mmprod_shadow_checks_total{graph="edit",verdict="fail"}', values: '0x20 1x40'}
   - {series: 'mmprod_shadow_checks_total{graph="edit",verdict="pass"}', values: '0+1x60'}
+  - {series: 'mmprod_shadow_checks_total{graph="joint",verdict="error"}', values: '0+1x60'}
+  - {series: 'mmprod_shadow_checks_total{graph="joint",verdict="pass"}', values: '0+9x60'}
   - {series: 'mmprod_shadow_limit_used_bucket{graph="edit",le="1"}', values: '0+0x60'}
   - {series: 'mmprod_shadow_limit_used_bucket{graph="edit",le="2"}', values: '0+1x60'}
   - {series: 'mmprod_shadow_limit_used_bucket{graph="edit",le="+Inf"}', values: '0+1x60'}
@@ -65,14 +68,20 @@ tests:
   - {series: 'mmprod_requests_total{model="edit",status="503"}', values: '0+90x60'}
   - {series: 'mmprod_queue_requests{graph="edit"}', values: '10x60'}
   alert_rule_test:
-  - {eval_time: 10m, alertname: MmprodShadowFailed}
   - eval_time: 25m
     alertname: MmprodShadowFailed
     exp_alerts:
-    - exp_labels: {severity: critical, graph: edit}
+    - exp_labels: {severity: critical, graph: joint}
       exp_annotations:
         runbook: docs/deploy.md#alerts
-        summary: 'edit answered otherwise than the reference does: take the server out'
+        summary: 'joint often answers otherwise than the reference: take the server out'
+  - eval_time: 5m
+    alertname: MmprodDown
+    exp_alerts:
+    - exp_labels: {severity: critical, job: mmprod}
+      exp_annotations:
+        runbook: docs/deploy.md#alerts
+        summary: a server does not answer, or there is none
   - eval_time: 50m
     alertname: MmprodShadowDrift
     exp_alerts:

@@ -1,25 +1,25 @@
-"""Rendered files speak of the server as it is: its options, its metrics. Skipped without one."""
+"""Rendered files speak of the programs as they are: their options, their metrics."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import re
-from typing import Any
+from dataclasses import replace
 
-import pytest
-
-from mmprod.deploying.options import Options, Serving
+from mmprod.cli.serve import serve
+from mmprod.deploying.options import Options, Serving, Training
 from mmprod.deploying.server import needed_mib, serve_arguments
+from mmprod.deploying.training import train_arguments
+from mmprod.serving.metrics import Metrics
 from tools.deploy_golden import GOLDEN, facts
 
 L4 = Options(serving=Serving(precision="fp16", gpu="l4"))
 
 
 def test_every_argument_is_one_that_serve_takes() -> None:
-    command: Any = pytest.importorskip("mmprod.cli.serve", reason="no mmprod serve in this version")
     known = set()
-    for argument, parameter in inspect.signature(command.serve, eval_str=True).parameters.items():
+    for argument, parameter in inspect.signature(serve, eval_str=True).parameters.items():
         for option in getattr(parameter.annotation, "__metadata__", ()):
             # Inside Annotated, Typer keeps the first name where a default would be.
             names = [str(option.default), *(option.param_decls or ())]
@@ -34,10 +34,7 @@ def test_every_argument_is_one_that_serve_takes() -> None:
 
 
 def test_every_metric_is_one_that_the_server_has() -> None:
-    metrics: Any = pytest.importorskip(
-        "mmprod.serving.metrics", reason="no mmprod serve in this version"
-    )
-    text = metrics.Metrics().page().decode()
+    text = Metrics().page().decode()
     has = set(re.findall(r"# TYPE (\w+) ", text))
     has |= {f"{name}_{part}" for name in has for part in ("bucket", "sum", "count", "total")}
     used = (GOLDEN / "cpu" / "monitoring" / "alerts.yml").read_text(encoding="utf-8")
@@ -53,3 +50,18 @@ def test_memory_follows_what_is_loaded() -> None:
     assert alone % 64 == 0 and alone >= 256 + 3 * 10 * 10_000_000 / 2**20
     assert needed_mib(whole, Options(serving=Serving(precision="fp16"))) > alone
     assert needed_mib(whole, L4) > 256
+    # A Jetson builds its engines from the graphs.
+    orin = Options(serving=Serving(precision="fp16", gpu="jetson-orin", shadow=0))
+    assert needed_mib(replace(whole, engines=()), orin) >= alone
+
+
+def test_training_is_told_where_its_pictures_are() -> None:
+    def given(config: str, data: str, root: str) -> list[str]:
+        options = Options(training=Training(config=config, data=data))
+        return [w for w in train_arguments(options, "runs", root) if w.startswith("data.path=")]
+
+    assert given("base", "", "/runs") == ["data.path=/runs/data"]
+    assert given("base", "mine", "") == ["data.path=mine"]
+    assert given("base", "/data", "/runs") == ["data.path=/data"]
+    # Its pictures are drawn.
+    assert given("tiny", "", "/runs") == []

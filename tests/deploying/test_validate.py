@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +168,20 @@ def test_files_of_another_form_are_verdicts(name: str, text: str, tmp_path: Path
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert "fail" in {verdict.status for verdict in validate(tmp_path)}
+
+
+def test_manifests_are_known_by_their_kind_of_file(good: Path, tmp_path: Path) -> None:
+    names = {verdict.file for verdict in validate(good / "kubernetes")}
+    assert "serve.yaml (Deployment)" in names
+    (tmp_path / "empty.yaml").write_text("# nothing\n", encoding="utf-8")
+    assert "fail" in {verdict.status for verdict in validate(tmp_path)}
+
+
+def test_a_tool_too_old_for_the_question_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.CompletedProcess([], 1, "", "unrecognized option '--offline=true'\n")
+    monkeypatch.setattr(programs, "_found", lambda program: program)
+    monkeypatch.setattr(programs, "_run", lambda command: done)
+    assert "--offline" in programs.systemd_exposure(Path("x.service"))
 
 
 def test_broken_yaml_is_a_verdict(tmp_path: Path) -> None:

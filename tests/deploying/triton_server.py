@@ -25,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".cache" / "triton"
 PYTRITON = "nvidia-pytriton==0.7.0"
+INSTALL_S = 600
 PINNED = ("onnxruntime", "tokenizers", "pillow")
 """What the models import, in the versions of constraints.txt: the same library, the same bytes."""
 
@@ -39,18 +40,19 @@ class Address:
 
 
 def prepare() -> Path:
-    """The virtual environment. Raises OSError, CalledProcessError where it cannot be made."""
+    """The virtual environment. Raises OSError, SubprocessError where it cannot be made or used."""
     HOME.mkdir(parents=True, exist_ok=True)
     with (HOME / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         wanted = "\n".join([PYTRITON, *_pins()])
         stamp = HOME / "stamp"
         if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", HOME / "venv"], check=True)
+            _run([sys.executable, "-m", "venv", "--clear", HOME / "venv"])
             pip = [HOME / "venv" / "bin" / "python", "-m", "pip", "install", "--quiet"]
-            subprocess.run([*pip, PYTRITON, *_pins()], check=True, capture_output=True)
+            _run([*pip, "--retries", "1", "--timeout", "20", PYTRITON, *_pins()])
             _backends()
             stamp.write_text(wanted, encoding="utf-8")
+    _check_library()
     return HOME / "venv"
 
 
@@ -91,10 +93,14 @@ def serving(repository: Path, log: Path) -> Iterator[Address]:
                 server.wait()
 
 
+def _run(command: list[str | Path]) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=INSTALL_S)
+
+
 def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     """Until it is ready; RuntimeError with its log when it ends before."""
     url = f"http://127.0.0.1:{port}/v2/health/ready"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while time.monotonic() < end and server.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=2).close()
@@ -112,6 +118,18 @@ def _backends() -> None:
     shutil.copytree(server / "backends", HOME / "backends")
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     shutil.copy(stub, HOME / "backends" / "python")
+
+
+def _check_library() -> None:
+    """The stub needs Python as a shared library, which not every Python brings along."""
+    stub = HOME / "backends" / "python" / "triton_python_backend_stub"
+    environment = os.environ | {"LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR"))}
+    done = subprocess.run(
+        ["ldd", stub], env=environment, capture_output=True, text=True, check=False
+    )
+    for line in done.stdout.splitlines():
+        if "libpython" in line and "not found" in line:
+            raise OSError(f"this Python has no {line.split()[0]}")
 
 
 def _packages(venv: Path) -> Path:
