@@ -173,10 +173,9 @@ def _unseen(out: Output, source: Source, asked: Request, judge: Judge) -> dict[s
         "judge": judge.predict(asked.unseen.pictures),
     }
     result: dict[str, Any] = {"samples": len(wanted)}
-    return result | {
-        name: _agreement(wanted, got) | {"pairs": pair_agreement(wanted, got)}
-        for name, got in found.items()
-    }
+    for name, got in found.items():
+        result[name] = {**_agreement(wanted, got), "pairs": pair_agreement(wanted, got)}
+    return result
 
 
 def _frechet(

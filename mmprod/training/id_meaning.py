@@ -18,8 +18,8 @@ from mmprod.manifest import sha256_file
 VECTORS = "image.features"
 """the codec's code vectors (K, C), kept among the weights of a fusion model"""
 SAME = 0.5
-"""The share of codes whose nearest vector has their own number: about 1 after further training of
-a codec, about 1 / K after another one."""
+"""The share of codes whose nearest vector has their own number: 0.88 between steps 500 and 1000 of
+the demo's codec, about 1 / K for another one."""
 _PER_ID = ("embed.", "head_bias")
 
 
@@ -41,8 +41,10 @@ def other_ids(
 
 
 def _same_codes(own: Tensor, given: Tensor) -> bool:
-    """Both (K, C); of other shapes they are not the same, and without widths nothing tells."""
-    if own.shape != given.shape or not own.numel():
-        return own.shape == given.shape
+    """Both (K, C); of other shapes they are not the same."""
+    if own.shape != given.shape:
+        return False
+    if own.cpu().equal(given.cpu()):  # also where they are of no width
+        return True
     nearest = torch.cdist(own.float().cpu(), given.float().cpu()).argmin(1)
     return float((nearest == torch.arange(len(own))).float().mean()) >= SAME

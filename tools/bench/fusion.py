@@ -6,7 +6,8 @@ The peer has as many blocks, the same widths, heads, registers, places, tied hea
 of 8/3. Its connector runs over both modalities in one sequence, with one set of weights a block:
 where ours has weights per modality (`fusion.joint`), ours has more weights and as many
 multiply-adds. The peer has no rotary places, no norms of queries and keys and no map of the code
-vectors, and LayerNorm and biases in place of RMSNorm without. Both with fused AdamW and clipping, on random codes and tokens.
+vectors, and LayerNorm and biases in place of RMSNorm without. Both with fused AdamW and clipping,
+on random codes and tokens.
 """
 
 from __future__ import annotations
