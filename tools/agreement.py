@@ -1,11 +1,12 @@
 """Do the sampler graphs of a bundle draw what PyTorch draws? Seeds, operators, engines.
 
-    python tools/agreement.py BUNDLE --run RUN [--seeds 100] [--batch 1]
+    python tools/agreement.py BUNDLE --run RUN [--seeds 100] [--batch 1] [--only joint]
 
 Every sampler graph in fp32 runs in ONNX Runtime and in PyTorch on the same inputs and noise: those
 of `mmprod parity run`, ids of every kind at random, which leave a model less sure than real ones.
 A seed agrees when every code and token of the call is the same. Operators are counted through the
-bodies of loops; engines are those that the bundle holds. Exit 5 when anything differs.
+bodies of loops; engines are those that the bundle holds. Exit 5 when anything differs, or one of
+these graphs (`--only` names fewer) is not in the bundle.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ import onnx
 from mmprod.bundle import Bundle, open_bundle
 from mmprod.checkpoint.run import open_run
 from mmprod.cli.source import torch_runners
+from mmprod.errors import ConfigError
 from mmprod.export.graph_file import check_operators
 from mmprod.export.value_types import walk
 from mmprod.graphs.runner import Array, Runner
 from mmprod.graphs.spec import GraphSpec
 from mmprod.parity.cases import generated_cases
 from mmprod.runners.ort import OrtRunner
+from tools.command import explained, positive
 
 ID_ROLES = ("codes", "tokens")
 PRECISION = "fp32"
@@ -81,16 +84,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--run", type=Path, required=True, help="the run it was exported from")
-    parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=1)
-    given = parser.parse_args(arguments)
+    parser.add_argument("--seeds", type=positive, default=100)
+    parser.add_argument("--batch", type=positive, default=1)
+    parser.add_argument("--only", action="append", help="a sampler graph; repeatable; default: all")
+    return explained(lambda: _compare(parser.parse_args(arguments)))
+
+
+def _compare(given: argparse.Namespace) -> int:
     bundle = open_bundle(given.bundle)
     reference = torch_runners(open_run(given.run))
+    samplers = [name for name, spec in bundle.specs.items() if spec.loop_steps]
+    if strange := set(given.only or ()) - set(samplers):
+        raise ConfigError(f"no sampler graph {min(strange)}", hint=f"there are {samplers}")
     differs = False
-    for spec in (spec for spec in bundle.specs.values() if spec.loop_steps):
+    for spec in (bundle.specs[name] for name in given.only or samplers):
         graphs = bundle.artefacts(role="onnx", graph=spec.name, precision=PRECISION)
         if not graphs:
             print(f"{spec.name:14} not in this bundle in {PRECISION}")
+            differs = True
             continue
         path = bundle.path(graphs[0])
         with (

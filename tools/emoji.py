@@ -12,6 +12,7 @@ only; docs/evaluation.md has the commands that make the data and the run.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from mmprod.data.store import Split, open_split, read_manifest
 from mmprod.errors import ConfigError
 from mmprod.evaluation.retrieval import chance_recall, recalls
 from mmprod.sampling import Pixels
+from tools.command import explained
 
 DEPTHS = (1, 10)
 
@@ -46,7 +48,10 @@ def read(split: Split) -> Emoji:
     about = split.attributes(every)
     if not all({"style", "concept"} <= set(row) for row in about):
         raise ConfigError("this is no emoji data", hint="mmprod data prepare emoji")
-    names = [texts[0] for texts in split.references(every, ("en",))]
+    texts = split.references(every, ("en",))
+    if not all(texts):
+        raise ConfigError("an emoji has no English name", hint="mmprod data prepare emoji")
+    names = [own[0] for own in texts]
     first: dict[tuple[str, str], int] = {}
     for index, (row, name) in enumerate(zip(about, names, strict=True)):
         if "skin_tone" not in row:
@@ -80,7 +85,9 @@ def unseen_concepts(
 
 def unseen_style(source: Source, data: Path, unseen: Path) -> tuple[int, int, dict[str, float]]:
     """Pictures, names, and recalls of the right name."""
-    known = set(read(open_split(data, "train")).concepts)
+    train = open_split(data, "train")
+    about = train.attributes(np.arange(len(train)))
+    known = {row["concept"] for row in about if "concept" in row and "skin_tone" not in row}
     parts = [read(open_split(unseen, split)) for split in read_manifest(unseen)["splits"]]
     names = list(dict.fromkeys(name for part in parts for name in part.names))
     asked = [(part, i) for part in parts for i, c in enumerate(part.concepts) if c in known]
@@ -93,13 +100,16 @@ def unseen_style(source: Source, data: Path, unseen: Path) -> tuple[int, int, di
     return len(asked), len(names), recalls(images, texts, right, DEPTHS)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="what it was trained on")
     parser.add_argument("--unseen", type=Path, required=True, help="the style left out of it")
     parser.add_argument("--split", default="val", help="whose concepts are unseen")
-    given = parser.parse_args(arguments)
+    return explained(lambda: _measure(parser.parse_args(arguments)))
+
+
+def _measure(given: argparse.Namespace) -> int:
     source = open_source(given.source, None)
     print(f"names -> pictures, concepts of {given.split} that training never saw")
     for style, count, guess, found in unseen_concepts(source, given.data, given.split):
@@ -111,7 +121,8 @@ def main(arguments: list[str] | None = None) -> None:
     pictures, names, found = unseen_style(source, given.data, given.unseen)
     print("pictures -> names, a style that training never saw")
     print(f"  {pictures} pictures, {names} names: R@1 {found['R@1']:.3f}, R@10 {found['R@10']:.3f}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

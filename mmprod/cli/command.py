@@ -10,16 +10,18 @@ the system refuses; anything else is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import inspect
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 import typer
 from typer.core import TyperGroup
@@ -92,13 +94,28 @@ def command(
             configure_logging(verbosity)
             _through_funnel(function, Output(as_json=json, verbosity=verbosity), values)
 
-        parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own] + shared
+        parameters = [_as_written(p.replace(kind=Parameter.KEYWORD_ONLY)) for p in own] + shared
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         app.command(name, rich_help_panel=panel)(run)
         return function
 
     return register
+
+
+TAG = re.compile(r"(\[[a-zA-Z/@#].*?\])")
+"""What Rich takes for markup."""
+
+
+def _as_written(parameter: Parameter) -> Parameter:
+    """The same with a help text whose brackets are shown: Rich would take them for markup."""
+    kind, *about = get_args(parameter.annotation) or (parameter.annotation,)
+    shown = [copy.copy(one) for one in about]
+    for one in shown:
+        if getattr(one, "help", None):
+            one.help = TAG.sub(r"\\\1", one.help)
+    is_annotated = get_origin(parameter.annotation) is Annotated
+    return parameter.replace(annotation=Annotated[kind, *shown]) if is_annotated else parameter
 
 
 class Group(TyperGroup):

@@ -16,7 +16,7 @@ from mmprod.cli.use import BackendOption, PrecisionOption
 from mmprod.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mmprod.cli.scores import Sample
+    from mmprod.cli.scores import Pixels, Sample
 
 
 def evaluate(
@@ -55,22 +55,27 @@ def evaluate(
     from mmprod.cli.findings_page import write_report
     from mmprod.cli.findings_views import figure_table
     from mmprod.data.store import open_split
+    from mmprod.evaluation.given import frechet_judge
+    from mmprod.evaluation.words import check_words
 
     if features is not None and not faces:
         raise ConfigError(
             "--features measures generated pictures, --no-faces draws none",
             hint="leave one of them out",
         )
-    if target is not None:
-        check_folder_target(target)
+    distance = frechet_judge(features) if features is not None else None
+    check_words()
     opened = open_source(source, backend, precision)
     root = data or _data_of(source, opened)
     languages = (language,) if language else _languages(root)
     held_out = _sample(root, split, count, languages)
     unseen = _unseen(root, split, count, languages) if faces and held_out.scorable else None
-    train = open_split(root, "train")
+    train = open_split(root, "train") if faces else None
+    others = _others(root, split, count) if faces else None
+    if target is not None:
+        check_folder_target(target)
     out.note(f"{len(held_out.pictures)} samples of {shown(root)} ({split})")
-    found = find(out, opened, Request(held_out, train, unseen, seed, faces, features, draws))
+    found = find(out, opened, Request(held_out, train, unseen, others, seed, distance, draws))
     about: dict[str, Any] = {
         "source": source,
         "data": root,
@@ -108,6 +113,22 @@ def _unseen(root: Path, split: str, count: int, languages: Sequence[str]) -> Sam
     if split == UNSEEN or UNSEEN not in read_manifest(root)["splits"]:
         return None
     return _sample(root, UNSEEN, count, languages)
+
+
+def _others(root: Path, split: str, count: int) -> Pixels | None:
+    """As many real pictures of a further split, which neither the model nor a judge was trained on;
+    None where `split` is trained on itself, or there is no such split.
+    """
+    import numpy as np
+
+    from mmprod.data.store import open_split, read_manifest
+
+    known = read_manifest(root)["splits"]
+    beside = [name for name in ("val", "test") if name != split and name in known]
+    if split == "train" or not beside:
+        return None
+    opened = open_split(root, beside[0])
+    return opened.images(np.arange(min(count, len(opened))))
 
 
 def _data_of(path: Path, source: Source) -> Path:

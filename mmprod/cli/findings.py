@@ -15,18 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmprod.cli import scores
 from mmprod.cli.output import Output
 from mmprod.cli.source import Source
-from mmprod.data.attributes import ATTRIBUTES, parse_caption
+from mmprod.data.attributes import ATTRIBUTES
 from mmprod.evaluation.agreement import (
     attribute_agreement,
     chance,
     exact_agreement,
     pair_agreement,
+    stated,
 )
 from mmprod.evaluation.words import word_figures
 
@@ -47,17 +47,19 @@ UNSEEN = "test_combo"
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure. `train`: real pictures that a judge learns from; `unseen`: the samples of
-    the split UNSEEN, None where there is none or they are measured already; `features`: a graph for
-    the Frechet distance; `draws`: masks per sample for the likelihood, 0 for none.
+    """What to measure. `train`: real pictures that a judge learns from, None where none is asked
+    for; `unseen`: the samples of the split UNSEEN, None where there is none or they are measured
+    already; `others`: real pictures of a further split that no training saw, None where there is
+    none; `features`: a Frechet distance in given features; `draws`: masks per sample for the
+    likelihood, 0 for none.
     """
 
     held_out: Sample
-    train: Split
+    train: Split | None
     unseen: Sample | None
+    others: Pixels | None
     seed: int
-    faces: bool
-    features: Path | None
+    features: Distance | None
     draws: int
 
 
@@ -118,12 +120,12 @@ def _likeness(pictures: Pixels, restored: Pixels) -> dict[str, float]:
 def _captions(held_out: Sample, written: Sequence[str]) -> dict[str, float] | str:
     if not held_out.scorable:
         return NO_ATTRIBUTES
-    return _agreement(held_out.attributes, [parse_caption(text) for text in written])
+    return _agreement(held_out.attributes, [stated(text) for text in written])
 
 
 def _pictures(out: Output, source: Source, asked: Request, found: Findings) -> dict[str, Any]:
     """Figures of generated pictures; those that need attributes need a judge of them too."""
-    if not asked.faces:
+    if asked.train is None:
         return dict.fromkeys((*JUDGED, "frechet"), NOT_ASKED)
     held_out = asked.held_out
     out.note("pictures for captions, and with captions")
@@ -144,10 +146,17 @@ def _pictures(out: Output, source: Source, asked: Request, found: Findings) -> d
 
 
 def _joint(judge: Judge, pictures: Pixels, captions: Sequence[str]) -> dict[str, float]:
-    """Of what the captions state, what shows; and how many of them state every attribute."""
-    told = [parse_caption(text) for text in captions]
-    whole = sum(set(found) == set(EVERY) for found in told) / len(told)
-    return _agreement(told, judge.predict(pictures)) | {"complete": whole}
+    """Of what shows, what the captions state: what they leave out is wrong. `complete`: captions
+    that state every attribute; `shifted`: the overall share for the captions of the next pictures,
+    which is as high for a model that always draws the same; `different`: faces by all attributes.
+    """
+    told = [stated(text) for text in captions]
+    seen = judge.predict(pictures)
+    return _agreement(seen, told) | {
+        "complete": sum(set(found) == set(EVERY) for found in told) / len(told),
+        "shifted": attribute_agreement(seen, [*told[1:], *told[:1]])["overall"],
+        "different": len({tuple(face.items()) for face in seen}) / len(seen),
+    }
 
 
 def _unseen(out: Output, source: Source, asked: Request, judge: Judge) -> dict[str, Any] | str:
@@ -158,41 +167,44 @@ def _unseen(out: Output, source: Source, asked: Request, judge: Judge) -> dict[s
     wanted = asked.unseen.attributes
     seen = judge.predict(scores.draw(source, asked.unseen.captions, asked.seed))
     written = scores.describe(source, asked.unseen.pictures, asked.seed)
-    told = [parse_caption(text) for text in written]
-    return {
-        "samples": len(wanted),
-        "faces": _agreement(wanted, seen) | {"pairs": pair_agreement(wanted, seen)},
-        "captions": _agreement(wanted, told) | {"pairs": pair_agreement(wanted, told)},
-        "judge": _agreement(wanted, judge.predict(asked.unseen.pictures)),
+    found = {
+        "faces": seen,
+        "captions": [stated(text) for text in written],
+        "judge": judge.predict(asked.unseen.pictures),
     }
+    result: dict[str, Any] = {"samples": len(wanted)}
+    for name, got in found.items():
+        result[name] = {**_agreement(wanted, got), "pairs": pair_agreement(wanted, got)}
+    return result
 
 
 def _frechet(
     asked: Request, drawn: Pixels, restored: Pixels, judge: Judge | None
 ) -> dict[str, dict[str, float]] | str:
-    """By features: generated and reconstructed pictures, and other real ones, from the held-out."""
-    import numpy as np
+    """By features: pictures drawn for the captions of the held-out ones, the held-out ones as their
+    codes keep them, and these themselves, from other real pictures that nothing was trained on.
+    """
+    from mmprod.evaluation.given import frechet_of
 
-    from mmprod.evaluation.given import frechet_judge, frechet_of
-
-    real = asked.held_out.pictures
-    if len(real) < 2:
-        return "not run: one picture has no distribution"
-    distances: list[Distance] = [frechet_judge(asked.features)] if asked.features else []
+    distances: list[Distance] = [asked.features] if asked.features else []
     if judge is not None:
         named = f"attribute judge of this data set, {scores.JUDGE_STEPS} steps"
         distances.append(frechet_of(judge.features, named))
     if not distances:
         return "not run: no features were given (--features)"
-    others = asked.train.images(np.arange(min(len(real), len(asked.train))))
+    if asked.others is None:
+        return "not run: needs two splits beside train: val and test"
+    real = asked.held_out.pictures
+    if min(len(real), len(asked.others)) < 2:
+        return "not run: one picture has no distribution"
     result: dict[str, dict[str, float]] = {}
     for what, pictures in (
         ("generated", drawn),
         ("reconstructed", restored),
-        ("real_of_train", others),
+        ("real", real),
     ):
         for distance in distances:
-            for name, value in distance(real, pictures).items():
+            for name, value in distance(asked.others, pictures).items():
                 result.setdefault(name, {})[what] = value
     return result
 

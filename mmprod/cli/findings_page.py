@@ -67,8 +67,14 @@ def _facts(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     ):
         if isinstance(figures[name], Mapping):
             yield words, percent(figures[name]["overall"])
+    if isinstance(figures["joint"], Mapping):
+        text = " / ".join(percent(figures["joint"][name]) for name in ("complete", "shifted"))
+        yield "captions drawn that state everything / agree with the next picture", text
     if isinstance(figures["unseen"], Mapping):
-        yield "pictures of unseen pairs", percent(figures["unseen"]["faces"]["overall"])
+        own, real = (figures["unseen"][name]["pairs"] for name in ("faces", "judge"))
+        if own is not None:
+            text = f"{percent(own)}, of real ones {percent(real)}"
+            yield "unseen pairs that show in pictures drawn for them", text
     search = figures["search"]
     ways = (percent(search[way]["R@1"]) for way in ("text_to_image", "image_to_text"))
     yield f"R@1 of {search['text_to_image']['items']}, both ways", " / ".join(ways)

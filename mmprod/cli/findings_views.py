@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -22,13 +23,15 @@ ALL = {
     "every_exact": "samples with all eight right",
     "complete": "captions that state all eight",
     "pairs": "unseen pairs with both values right",
+    "shifted": "captions of the next pictures, overall right",
+    "different": "different faces among these",
 }
 """Names of the shares that are not those of one attribute."""
 MEANING = {
     "captions": "attributes read back from the words, compared with the picture's own",
     "faces": "attributes that a classifier of real pictures sees, compared with the caption's",
-    "joint": "picture and caption drawn together out of nothing: of what it says, what shows",
-    "judge": "the same classifier on the real pictures: no model can be seen to do better",
+    "joint": "drawn together out of nothing: of what a classifier sees, what the caption states",
+    "judge": "how well the same classifier reads the real pictures",
     "unseen": "pairs of attribute values that training never showed together",
 }
 
@@ -56,10 +59,10 @@ def rows(figures: Mapping[str, Any]) -> list[Row]:
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1]; only what is whole is shown as 100 %."""
+    """A share in [0, 1], rounded down, so that none looks as if it reached a bar that it missed."""
     if share in (0, 1):
         return f"{share:.0%}"
-    return f"{min(share, 0.9999):.2%}" if share > 0.999 else f"{share:.1%}"
+    return f"{math.floor(1e4 * share + 1e-6) / 1e4:.2%}"
 
 
 def _likeness(figures: Mapping[str, Any]) -> Iterator[Row]:
@@ -68,7 +71,7 @@ def _likeness(figures: Mapping[str, Any]) -> Iterator[Row]:
     yield Row("reconstruction, SSIM", f"{figures['ssim']:.4f}", "at most 1")
     yield Row("reconstruction, MS-SSIM", f"{figures['ms_ssim']:.4f}", "at most 1")
     if "chance" in figures:
-        meaning = "what answers to other samples would score: the floor of the next shares"
+        meaning = "what answers to other samples would score, words or pictures"
         yield Row("answers for other pictures, overall right", percent(figures["chance"]), meaning)
 
 
@@ -121,9 +124,10 @@ def _frechet(found: Mapping[str, Mapping[str, float]] | str) -> Iterator[Row]:
             title = {
                 "generated": "generated pictures",
                 "reconstructed": "reconstructions",
-                "real_of_train": "other real pictures",
+                "real": "real pictures",
             }[what]
-            meaning = "the noise floor at this count" if what == "real_of_train" else "0: alike"
+            meaning = "from other real pictures, of the split test or val"
+            meaning += "; the floor: the pictures whose captions were drawn" * (what == "real")
             yield Row(f"{name}, {title}", f"{distance:.4g}", meaning)
 
 

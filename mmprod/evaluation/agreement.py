@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from mmprod.data.attributes import HELD_OUT_PAIRS, HIDDEN, SCORED, parse_caption
+from mmprod.data.attributes import ATTRIBUTES, HELD_OUT_PAIRS, HIDDEN, SCORED, parse_caption
 from mmprod.errors import ConfigError
 from mmprod.evaluation.pictures import Pixels
 
@@ -81,9 +81,19 @@ def pair_agreement(
     return sum(found) / len(found) if found else None
 
 
+def stated(caption: str) -> dict[str, str]:
+    """What a caption says. That it names no hat, glasses or beard counts as "none" only where it
+    states all else: words that describe no face, or none at all, state nothing.
+    """
+    found = parse_caption(caption)
+    if set(found) == set(ATTRIBUTES):
+        return found
+    return {name: value for name, value in found.items() if value != "none"}
+
+
 def caption_agreement(attributes: Attributes, captions: Sequence[str]) -> dict[str, float]:
     """Share of attributes that the captions state rightly: by name, and `overall`."""
-    return attribute_agreement(attributes, [parse_caption(text) for text in captions])
+    return attribute_agreement(attributes, [stated(text) for text in captions])
 
 
 def picture_agreement(judge: Judge, attributes: Attributes, pictures: Pixels) -> dict[str, float]:

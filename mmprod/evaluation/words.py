@@ -49,6 +49,11 @@ def kind_of(text: str) -> Kind:
     return "zh" if _HAN.search(text) else "13a"
 
 
+def check_words() -> None:
+    """Raises ModuleNotFoundError without sacreBLEU, before any work is done."""
+    import sacrebleu.metrics.bleu  # noqa: F401
+
+
 def word_figures(
     written: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
@@ -149,7 +154,7 @@ def _sacrebleu(
         most = max(map(len, references))  # sacreBLEU wants columns; None where there is no further
         columns: Any = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
         found = [metric.corpus_score(list(written), columns) for metric in metrics]
-        figures = {f"bleu_{n}": score.score / 100 for n, score in enumerate(found, 1)}
+        figures = {f"bleu_{n}": min(1.0, score.score / 100) for n, score in enumerate(found, 1)}
         return figures | {"signature": str(metrics[-1].get_signature())}
 
     tokenize = metrics[0].tokenizer

@@ -8,7 +8,7 @@ on the console.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from mmprod.config.schema import Config
 from mmprod.errors import ConfigError, IntegrityError
 from mmprod.manifest import read_json, sha256_file
 from mmprod.training.codebook_kind import other_codebook, read_codebook
+from mmprod.training.id_meaning import other_ids
 from mmprod.training.records import read_stage
 from mmprod.training.task import Task
 from mmprod.training.transfer import Transfer, Verdict
@@ -33,8 +34,13 @@ SHOWN = 6
 _COPY = "give weights of a finished training, from a good copy"
 
 
-def start_from(task: Task, path: Path, frozen: Collection[str] = ()) -> Transfer:
+def start_from(
+    task: Task, path: Path, frozen: Collection[str] = (), tokenizer: str = ""
+) -> Transfer:
     """Load the tensors of `path` that match in name and shape; say what became of each.
+
+    Rows of a fusion model that belong to other ids than ours are left (`tokenizer`: the SHA-256 of
+    ours; see id_meaning.py).
 
     A codebook that the task learns (codes, averages, counters, SimVQ's map) describes one state and
     is taken whole from one of the same kind, or not at all; without one to learn, buffers come from
@@ -46,9 +52,10 @@ def start_from(task: Task, path: Path, frozen: Collection[str] = ()) -> Transfer
     given = _read(source)
     model = task.core(task.model)
     other = other_codebook(task.codebook, read_codebook(source)) if task.learns_buffers else ""
-    verdicts = _judge(task, model, given, other)
-    taken = {v.name: given[v.name] for v in verdicts if v.verdict == "loaded"}
     own = model.state_dict()
+    strange = other_ids(source, own, given, tokenizer)
+    verdicts = _judge(task, model, given, other, strange)
+    taken = {v.name: given[v.name] for v in verdicts if v.verdict == "loaded"}
     parameters = {name for name, _ in model.named_parameters()}
     outside = parameters - _codebook_names(task, model)
     if not any(own[name].ndim >= 2 for name in taken.keys() & outside):
@@ -138,13 +145,22 @@ STARTS_AT_ZERO = "book.bonus"
 """a part of a codebook that follows from its statistics after the first steps"""
 
 
-def _judge(task: Task, model: nn.Module, given: dict[str, Tensor], other: str) -> list[Verdict]:
+def _judge(
+    task: Task,
+    model: nn.Module,
+    given: dict[str, Tensor],
+    other: str,
+    strange: Mapping[str, str],
+) -> list[Verdict]:
     """A verdict on every tensor of the model, then on those that only the file has. `other`: why
-    the file's codebook means something else, if it does.
+    the file's codebook means something else, if it does; `strange`: why rows per id do, by the
+    beginning of their names.
     """
     own = model.state_dict()
     codebook = _codebook_names(task, model)
     reasons = {name: _misfit(tensor, given.get(name)) for name, tensor in own.items()}
+    for start, why in strange.items():
+        reasons |= {name: reasons[name] or why for name in own if name.startswith(start)}
     if not task.learns_buffers:
         reasons |= dict.fromkeys(codebook, "comes from this run's own inputs")
     elif other:

@@ -191,7 +191,8 @@ def _train_one(prepared: Prepared, stage: str, live: _Live, world: World) -> Sta
     # A checkpoint has everything, whatever became of init_from meanwhile.
     fresh = cfg.init_from and start is None
     with build:
-        transfer = start_from(task, Path(cfg.init_from), cfg.freeze) if fresh else None
+        given = (cfg.freeze, prepared.tokenizer_sha256)
+        transfer = start_from(task, Path(cfg.init_from), *given) if fresh else None
         freeze_parts(task, cfg)
         if start is not None:
             load_frozen(task.model, start.files)

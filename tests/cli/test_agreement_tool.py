@@ -55,11 +55,15 @@ def test_the_samplers_of_a_bundle_agree_and_operators_are_named(
     made, _, _ = export_graphs(run, tmp_path / "bundle", ["image_to_text"])
     made.save()
     given = [str(made.root), "--run", str(run), "--seeds", "3", "--batch", "2"]
+    assert agreement.main(given) == agreement.DIFFERS  # three are missing
+    words = capsys.readouterr().out
+    assert words.count("not in this bundle in fp32") == 3
+    given += ["--only", "image_to_text"]
     assert agreement.main(given) == 0
     words = capsys.readouterr().out
     assert "seeds that agree: 3 of 3" in words and "100.0000%" in words
     assert " Loop," in words and "engines: none" in words
-    assert words.count("not in this bundle in fp32") == 3
+    assert "not in this bundle" not in words
     real = agreement.agreement
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -68,3 +72,27 @@ def test_the_samplers_of_a_bundle_agree_and_operators_are_named(
             lambda *given: real(SPEC, Fake(), Fake(wrong=0), 1, 1),
         )
         assert agreement.main(given) == agreement.DIFFERS
+
+
+def test_a_command_line_that_asks_for_nothing_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(tmp_path), "--run", str(run)]
+    for option in ("--seeds", "--batch"):
+        with pytest.raises(SystemExit) as caught:
+            agreement.main([*given, option, "0"])
+        assert caught.value.code == 2
+    capsys.readouterr()
+    assert agreement.main(given) == 4  # an empty folder is no bundle
+    assert "hint: " in capsys.readouterr().err
+
+
+def test_a_bundle_without_samplers_agrees_with_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, _, _ = export_graphs(run, tmp_path / "bundle", ["embed_text"])
+    made.save()
+    given = [str(made.root), "--run", str(run)]
+    assert agreement.main(given) == agreement.DIFFERS
+    assert agreement.main([*given, "--only", "search"]) == 2
+    assert "no sampler graph search" in capsys.readouterr().err

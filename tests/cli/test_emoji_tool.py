@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmprod.cli.source import open_source
+from mmprod.cli.source import Source, open_source
 from mmprod.data.store import open_split
 from mmprod.data.writer import Caption, DataInfo, DataWriter, Sample
 from mmprod.errors import ConfigError
@@ -47,9 +47,62 @@ def test_both_figures_are_over_what_training_never_saw(
     pictures, names, recalls = emoji.unseen_style(source, known, other)
     assert (pictures, names) == (2, 6)  # of concepts that were in train, among all names
     assert recalls["R@10"] == 1
-    emoji.main([str(run), "--data", str(known), "--unseen", str(other)])
+    assert emoji.main([str(run), "--data", str(known), "--unseen", str(other)]) == 0
     words = capsys.readouterr().out
     assert "3 concepts" in words and "1.00 times chance" in words and "2 pictures, 6 names" in words
+
+
+Made = tuple[np.ndarray, np.ndarray]
+
+
+def one_hot(
+    monkeypatch: pytest.MonkeyPatch, source: Source, pictures: list[str], names: list[str]
+) -> None:
+    """Embeddings of pictures and of names, each pointing where its text here is among `names`."""
+    unit = np.eye(len(set(names)), dtype=np.float32)
+    texts = source.tokenizer.encode(names, source.dims.text_length)
+
+    def embed(_: object, codes: np.ndarray, tokens: np.ndarray) -> Made:
+        assert len(codes) == len(pictures)
+        found = [int(np.flatnonzero((texts == row).all(1))[0]) for row in tokens]
+        return unit[[names.index(text) for text in pictures]], unit[found]
+
+    monkeypatch.setattr(emoji, "embed", embed)
+
+
+def test_each_name_finds_its_own_picture(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = write(tmp_path / "known", "flat", SPLITS)
+    source = open_source(run, None)
+    names = emoji.read(open_split(known, "val")).names
+    one_hot(monkeypatch, source, names, names)
+    ((_, _, _, found),) = emoji.unseen_concepts(source, known, "val")
+    assert found["R@1"] == 1
+    one_hot(monkeypatch, source, [names[1], names[0], names[2]], names)
+    ((_, _, _, found),) = emoji.unseen_concepts(source, known, "val")
+    assert found["R@1"] == pytest.approx(1 / 3)
+
+
+def test_each_picture_of_a_new_style_finds_its_own_name(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = write(tmp_path / "known", "flat", SPLITS)
+    other = write(tmp_path / "other", "round", SPLITS)
+    source = open_source(run, None)
+    names = [f"the {concept}" for concept in SPLITS]
+    asked = emoji.read(open_split(other, "train")).names
+    one_hot(monkeypatch, source, asked, names)
+    assert emoji.unseen_style(source, known, other)[2]["R@1"] == 1
+    one_hot(monkeypatch, source, [asked[0], "the owl"], names)
+    assert emoji.unseen_style(source, known, other)[2]["R@1"] == 0.5
+
+
+def test_a_path_that_is_not_there_is_an_error_in_words(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert emoji.main([str(run), "--data", str(tmp_path), "--unseen", str(tmp_path)]) > 1
+    assert "hint: " in capsys.readouterr().err
 
 
 def test_other_data_is_refused(run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from mmprod.cli import scores
 from mmprod.cli.source import open_source
 from mmprod.data.attributes import caption
 from mmprod.data.store import open_split
+from mmprod.data.writer import Caption, DataInfo, DataWriter
+from mmprod.data.writer import Sample as Written
 from mmprod.evaluation.agreement import caption_agreement, chance
 from mmprod.evaluation.words import kind_of
 
@@ -77,7 +80,7 @@ def test_eval_reports_every_figure(
     assert data["inpainting"]["kept"] == 1
     ((name, distances),) = data["frechet"].items()
     assert name.startswith("Frechet distance [features: attribute judge of this data set, 2 steps")
-    assert set(distances) == {"generated", "reconstructed", "real_of_train"}
+    assert set(distances) == {"generated", "reconstructed", "real"}
     for way in ("text_to_image", "image_to_text"):
         found = data["search"][way]
         assert found["chance"] in (0.5, 1.0)
@@ -130,7 +133,33 @@ def test_eval_refuses_before_it_works(mmprod: Mmprod, run: Path, tmp_path: Path)
     assert result.code == 2 and "is a file, not a folder" in result.err
     result = mmprod("eval", run, "--features", file, "--no-faces")
     assert result.code == 2 and "--no-faces draws none" in result.err
+    result = mmprod("eval", run, "--count", 1, "--features", file, "--out", tmp_path / "out")
+    assert result.code == 4 and str(file) in result.err
+    assert not (tmp_path / "out").exists()
     assert mmprod("eval", run, "--language", "fr").code == 2
+
+
+def test_eval_needs_sacrebleu_before_it_works(
+    mmprod: Mmprod, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
+    monkeypatch.delattr(scores, "encode")  # what comes first of the work
+    result = mmprod("eval", run, "--count", 2, "--out", tmp_path / "out")
+    assert result.code == 3 and "mmprod[data]" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_eval_without_pictures_needs_no_training_split(
+    mmprod: Mmprod, run: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    with DataWriter(data, DataInfo("avatars", 16, 0, {})) as writer:
+        opened = open_split(run / "data", "test")
+        for i, picture in enumerate(opened.images(np.arange(2))):
+            writer.add("test", Written(f"{i}", picture, (Caption("en", "a face"),), {}))
+    options = ("--language", "en", "--no-faces", "--draws", 0)
+    result = mmprod("eval", run, "--data", data, *options)
+    assert result.code == 0, result.err
 
 
 def test_eval_of_a_split_that_is_not_there(mmprod: Mmprod, run: Path) -> None:

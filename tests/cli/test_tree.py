@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import typer
+from typer import rich_utils
 
 import mmprod as package
 from mmprod.cli.main import app
@@ -46,6 +47,19 @@ def test_every_command_has_help_json_and_verbosity(path: str, mmprod: Mmprod) ->
     assert result.code == 0
     for option in ("--json", "--verbose", "--quiet", "--help"):
         assert option in result.out
+
+
+@pytest.mark.parametrize(("path", "shown"), [("edit", "[default: 0.4]"), ("serve", "[default: 0]")])
+def test_brackets_of_a_help_text_are_shown(
+    path: str, shown: str, mmprod: Mmprod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", 200)
+    line = next(
+        line
+        for line in mmprod(path, "--help").out.splitlines()
+        if "--strength" in line or "--batch-wait-ms" in line
+    )
+    assert shown in line
 
 
 def test_tree_has_what_the_documentation_promises() -> None:

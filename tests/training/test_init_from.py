@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mmprod.checkpoint import layout
 from mmprod.errors import ConfigError, IntegrityError
 from mmprod.manifest import sha256_file
 from mmprod.models.fusion import build_fusion
@@ -47,12 +48,54 @@ def quantized(kind, **changes):
 def test_a_fusion_model_keeps_the_code_vectors_of_its_own_codec(tmp_path):
     task = fusion_task(tiny_config())
     before, given = state(task), foreign(task)
+    given["image.features"] = 1.01 * before["image.features"]  # its codec, trained further
     start_from(task, write(tmp_path, given))
     after = state(task)
     assert before["image.features"].any()
     assert torch.equal(after["image.features"], before["image.features"])
     parameters = {name for name, _ in task.core(task.model).named_parameters()}
     assert all(torch.equal(after[name], given[name]) for name in parameters)
+
+
+def fresh_parameters(transfer):
+    """Why each is not loaded; not the buffers, which are this run's own."""
+    buffers = ("image.features", "text.features")
+    return {
+        v.name: v.reason for v in transfer.tensors if v.verdict == "fresh" and v.name not in buffers
+    }
+
+
+def test_ids_of_another_codec_are_not_taken(tmp_path):
+    """Names and shapes fit, but the codes are numbered otherwise."""
+    task = fusion_task(tiny_config())
+    given = foreign(task)
+    given["image.features"] = state(task)["image.features"].roll(1, 0)
+    transfer = start_from(task, write(tmp_path, given))
+    reasons = fresh_parameters(transfer)
+    assert reasons.keys() == {n for n in given if n.startswith(("image.embed.", "image.head_bias"))}
+    assert set(reasons.values()) == {"of another codec"}
+    with pytest.raises(ConfigError, match=r"image_encoder cannot be frozen.*of another codec"):
+        start_from(task, write(tmp_path, given), ("image_encoder",))
+
+
+def test_ids_of_another_tokenizer_are_not_taken(tmp_path):
+    task = fusion_task(tiny_config())
+    given = foreign(task)
+    given["image.features"] = state(task)["image.features"]
+    folder = tmp_path / "run" / "fusion"
+    folder.mkdir(parents=True)
+    tokenizer = tmp_path / "run" / layout.TOKENIZER
+    tokenizer.write_text("{}", encoding="utf-8")
+    save_file(given, folder / layout.WEIGHTS)
+    path = folder / layout.WEIGHTS
+    same = start_from(task, path, tokenizer=sha256_file(tokenizer))
+    assert fresh_parameters(same) == {}
+    transfer = start_from(task, path, tokenizer="0" * 64)
+    reasons = fresh_parameters(transfer)
+    assert reasons.keys() == {n for n in given if n.startswith(("text.embed.", "text.head_bias"))}
+    assert set(reasons.values()) == {"of another tokenizer"}
+    with pytest.raises(ConfigError, match=r"text_encoder cannot be frozen.*of another tokenizer"):
+        start_from(task, path, ("text_encoder",), "0" * 64)
 
 
 def test_a_codec_takes_the_whole_codebook_state(tmp_path):

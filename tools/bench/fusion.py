@@ -1,11 +1,13 @@
-"""The training step of the fusion transformer beside the same model of plain
+"""The training step of the fusion transformer beside a model of the same size of plain
 `nn.TransformerEncoder` blocks.
 
 The peer has as many blocks, the same widths, heads, registers, places, tied heads and losses
 (`FusionObjective` drives both), pre-norm, GELU with four times the width: as many weights as SwiGLU
 of 8/3. Its connector runs over both modalities in one sequence, with one set of weights a block:
 where ours has weights per modality (`fusion.joint`), ours has more weights and as many
-multiply-adds. Both with fused AdamW and clipping, on random codes and tokens.
+multiply-adds. The peer has no rotary places, no norms of queries and keys and no map of the code
+vectors, and LayerNorm and biases in place of RMSNorm without. Both with fused AdamW and clipping,
+on random codes and tokens.
 """
 
 from __future__ import annotations

@@ -49,8 +49,10 @@ def faster(what: str, ours: float, peer: str, theirs: float, at_least: float | N
     return Row(what, 1e3 * ours, peer, 1e3 * theirs, "ms", bar, met)
 
 
-def best_times(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
-    """Best seconds of each, after one warm-up round."""
+def best_times(
+    works: Mapping[str, Work], rounds: int, of: Callable[[list[float]], float] = min
+) -> dict[str, float]:
+    """Best seconds of each (or another figure `of` its rounds), after one warm-up round."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     found: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
@@ -59,7 +61,7 @@ def best_times(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
             work()
             if number:
                 found[name].append(clock() - start)
-    return {name: min(times) for name, times in found.items()}
+    return {name: of(times) for name, times in found.items()}
 
 
 def peak_above_baseline(work: Work, repeats: int = 3) -> float:
