@@ -9,7 +9,7 @@ import pytest
 
 from mmprod.data.writer import Caption, DataInfo, DataWriter, Sample
 from mmprod.errors import ConfigError
-from mmprod.search.entries import Left, Taken, data_entries, folder_entries, whole_digest
+from mmprod.search.entries import Left, Taken, data_entries, digests_of, folder_entries
 from tools.search_toy import DIMS
 
 TAKEN = Taken(DIMS.image_size, ("en",))
@@ -59,15 +59,15 @@ def test_a_data_set_is_named_by_split_and_key(tmp_path: Path) -> None:
 
 
 def test_the_digest_is_of_picture_and_captions(folder: Path) -> None:
-    first = whole_digest(folder_entries(folder, TAKEN, [])[0])
+    first = digests_of(folder_entries(folder, TAKEN, [])[0])
     (folder / "a/0.txt").write_text("another caption\n")
-    second = whole_digest(folder_entries(folder, TAKEN, [])[0])
+    second = digests_of(folder_entries(folder, TAKEN, [])[0])
     (folder / "a/0.png").write_bytes((folder / "b/0.png").read_bytes())
-    third = whole_digest(folder_entries(folder, TAKEN, [])[0])
+    third = digests_of(folder_entries(folder, TAKEN, [])[0])
     assert len({first, second, third}) == 3
     gone = folder_entries(folder, TAKEN, [])[0]
     (folder / "a/0.png").unlink()
-    assert isinstance(whole_digest(gone), FileNotFoundError)
+    assert isinstance(digests_of(gone), FileNotFoundError)
 
 
 @pytest.mark.parametrize("name", ["absent", "pictures/a/0.png"])

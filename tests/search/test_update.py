@@ -77,7 +77,7 @@ def test_pruning_forgets_what_is_gone_from_this_folder_only(
     other = folder_entries(tmp_path / "pictures2", taken, [])
     update(table, toy_embedder(), other)
     (folder / "a/3.png").unlink()
-    assert prune(table, folder, folder_entries(folder, taken, [])) == 1
+    assert prune(table, folder, folder_entries(folder, taken, []), []) == 1
     assert len(table.digests()) == len(NAMES)
     assert other[0].name in table.digests()
 
