@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from mmprod.search.about import About
-from mmprod.search.items import Item, Kind
+from mmprod.search.items import Item, Kind, Vector
 
 ABOUT = b"mmprod"
 TEXTS = ("key", "kind", "name", "digest", "content", "text")
@@ -41,6 +41,19 @@ def rows_of(items: Sequence[Item], about: About) -> pa.Table:
         pa.array([item.check for item in items], pa.int64()),
     ]
     return pa.table(columns, schema=schema_of(about))
+
+
+def vectors_of(batch: pa.RecordBatch) -> Iterator[Vector]:
+    """The vector (E,) of each row, in the column of its kind; (0,) where there is none."""
+    valid = {kind: batch[column].is_valid().to_pylist() for kind, column in VECTOR.items()}
+    held = {}
+    for kind, column in VECTOR.items():
+        flat = batch[column].flatten().to_numpy()  # without what is not there
+        held[kind] = iter(flat.reshape(-1, batch[column].type.list_size))
+    for place, kind in enumerate(batch["kind"].to_pylist()):
+        none = np.zeros(0, np.float32)
+        found = {name: next(held[name]) if valid[name][place] else none for name in VECTOR}
+        yield found.get(kind, none)
 
 
 def any_of(column: str, values: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ from mmprod.bundle.lock import lock_folder
 from mmprod.errors import ConfigError, EnvironmentMissing, IntegrityError, MmprodError, as_os_error
 from mmprod.search.about import About
 from mmprod.search.items import Hit, Item, Kind, Vector
-from mmprod.search.rows import ABOUT, TEXTS, VECTOR, any_of, rows_of, schema_of
+from mmprod.search.rows import ABOUT, TEXTS, VECTOR, any_of, rows_of, schema_of, vectors_of
 
 NAME = "items"
 FOLDER = f"{NAME}.lance"
@@ -179,10 +179,11 @@ class Table:
         """Every item with the check that was stored beside it."""
         with _explained(self.place):
             for batch in self._table.search().limit(ALL).to_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                vectors = vectors_of(batch)
+                for row in batch.drop_columns([*VECTOR.values()]).to_pylist():
                     codes = None if row["codes"] is None else np.frombuffer(row["codes"], "<i4")
                     number = int(row["key"].rpartition("\n")[2])
-                    vector = np.array(row[VECTOR.get(row["kind"], "")] or [], np.float32)
+                    vector = next(vectors)
                     same = {name: row[name] for name in (*TEXTS[1:], "captions")}
                     yield Item(**same, number=number, vector=vector, codes=codes), row["check"]
 

@@ -76,7 +76,7 @@ def picture(data: str) -> Image.Image:
 
 
 def whole_bundle(run: Path, root: Path, names: Sequence[str] = ()) -> Path:
-    """All graphs, or these, of the run with tokenizer and codec facts; not compared with anything."""
+    """All graphs of the run, or these, with tokenizer and codec facts; compared with nothing."""
     import shutil
 
     from mmprod.checkpoint import open_run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,16 @@ def test_captions_come_from_tables_or_files_in_the_model_s_languages(folder: Pat
 
 def test_names_with_line_feeds_and_links_out_are_left_out(folder: Path, tmp_path: Path) -> None:
     (folder / "odd\nname.png").write_bytes((folder / "a/0.png").read_bytes())
+    (folder / os.fsdecode(b"odd\xff.png")).write_bytes((folder / "a/0.png").read_bytes())
     (tmp_path / "outside.png").write_bytes(b"x")
     (folder / "link.png").symlink_to(tmp_path / "outside.png")
     left: Left = []
     assert len(folder_entries(folder, TAKEN, left)) == 12
     assert {entry["reason"] for entry in left} == {
-        "its name holds a line feed", "a link that leaves the folder",
+        "its name holds a line feed", "its name is not UTF-8", "a link that leaves the folder",
     }  # fmt: skip
+    for entry in left:
+        entry["file"].encode()
 
 
 def test_a_data_set_is_named_by_split_and_key(tmp_path: Path) -> None:
