@@ -115,14 +115,15 @@ class Table:
         with _explained(self.place):
             if not replaced:
                 if items:
-                    self._table.add(rows_of(items, self.about))
+                    self._table.add(rows_of(items, self.about), on_bad_vectors="null")
                 return
             (
                 self._table.merge_insert("key")
                 .when_matched_update_all()
                 .when_not_matched_insert_all()
                 .when_not_matched_by_source_delete(any_of("name", replaced))
-                .execute(rows_of(items, self.about))
+                # Else it takes a row without a vector, as there is of the other kind, for an error.
+                .execute(rows_of(items, self.about), on_bad_vectors="null")
             )
 
     def drop(self, names: Sequence[str]) -> None:

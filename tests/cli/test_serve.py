@@ -91,6 +91,8 @@ def whole_bundle(run: Path, root: Path, names: Sequence[str] = ()) -> Path:
     tokenizer = made.root / "tokenizer.json"
     shutil.copy(opened.tokenizer_path, tokenizer)
     made.add(tokenizer, role="tokenizer")
+    shutil.copy(opened.root / "config.toml", made.root / "config.toml")
+    made.add(made.root / "config.toml", role="config")
     made.save()
     return made.root
 
@@ -157,7 +159,7 @@ def test_an_index_is_searched_by_its_own_bundle_only(
     folder.mkdir()
     for number in range(5):
         write(folder / f"{number}.png", 20 + number, 30)
-    mmprod("search", "index", bundle, folder, "--out", index, "-q")
+    assert mmprod("search", "index", bundle, folder, "--out", index, "-q").code == 0
     file = folder / "2.png"
     words = mmprod("search", "query", index, "a red face", "-k", 5, "--json").json()["hits"]
     with serving(bundle, tmp_path / "log", "--index", str(index)) as served:

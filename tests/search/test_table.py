@@ -88,6 +88,19 @@ def test_what_is_replaced_goes_with_all_its_captions(table: Table) -> None:
     assert verify(table) == {"pictures": 2, "captions": 2}
 
 
+def test_long_vectors_are_added_and_replaced(tmp_path: Path) -> None:
+    """From ten numbers on LanceDB looks at them itself."""
+    about = replace(ABOUT, embedding=128)
+    long = create_table(str(tmp_path / "long"), about)
+    a, b = np.eye(128, dtype=np.float32)[:2]
+    for digest, replaced in (("d", []), ("new", ["x"])):
+        items = [picture("x", a, digest, 1), caption("x", b, "words", digest=digest)]
+        long.put(items, replaced)
+        assert verify(long) == {"pictures": 1, "captions": 1}
+        assert long.nearest(a, 1, "image")[0].score == pytest.approx(1)
+        assert long.nearest(b, 1, "text")[0].score == pytest.approx(1)
+
+
 def test_names_with_quotes_are_names(table: Table) -> None:
     name = 'it\'s "100 %"; DROP TABLE items -- \u732b/_.png'
     table.put([picture(name, units(1)[0]), picture("other", units(1)[0])], [])
