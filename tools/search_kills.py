@@ -26,7 +26,7 @@ from typing import Any
 
 from mmprod.search import create_table, is_table, open_table
 from mmprod.search import update as updating
-from mmprod.search.entries import Taken, folder_entries
+from mmprod.search.entries import Left, Taken, folder_entries
 from mmprod.search.verify import verify
 from tools.search_toy import ABOUT, DIMS, toy_embedder, write_pictures
 
@@ -46,19 +46,23 @@ LONGEST_S = 1.2
 def write(folder: Path, place: Path, say: Callable[[int], None]) -> None:
     """Bring the index up to date, and say how many pictures are dealt with; -1 at the end."""
     updating.STEP = STEP
-    entries = folder_entries(folder, TAKEN, [])
+    left: Left = []
+    entries = folder_entries(folder, TAKEN, left)
     say(0)
     table = open_table(str(place)) if is_table(str(place)) else create_table(str(place), ABOUT)
     with updating.writing(str(place)):
         embedder = toy_embedder()
         updating.update(table, embedder, entries, on_event=lambda event: say(event.done))
-        updating.prune(table, folder, entries)
+        updating.prune(table, folder, entries, left)
         table.tidy()
     say(-1)
 
 
-def content(place: Path) -> dict[str, str]:
-    return open_table(str(place)).digests() if is_table(str(place)) else {}
+def content(place: Path) -> dict[str, int]:
+    """Every item, picture or caption, by its key, and the check sum of all the rest of it."""
+    if not is_table(str(place)):
+        return {}
+    return {item.key: check for item, check in open_table(str(place)).items()}
 
 
 def killed_once(folder: Path, place: Path, after_s: float) -> bool:
@@ -79,7 +83,7 @@ def killed_once(folder: Path, place: Path, after_s: float) -> bool:
     with contextlib.suppress(EOFError):
         while True:
             said.append(ours.recv())
-    held = content(place)
+    held = {key.rpartition("\n")[0] for key in content(place)}
     if held:
         verify(open_table(str(place)))
     lost = [name for name in names[: max(said)] if name not in held]

@@ -69,6 +69,7 @@ def examine() -> list[Verdict]:
         "rtx": lambda: _flavour("rtx"),
         "tensorrt": lambda: _flavour("tensorrt"),
         "serve": _serve,
+        "search": _search,
     }
     with ThreadPoolExecutor() as pool:
         running = [pool.submit(stage) for stage in stages.values()]
@@ -102,6 +103,11 @@ def _export() -> Verdict:
 def _serve() -> Verdict:
     findings = [*probes.check_packages("serve"), *probes.check_onnxruntime()]
     return _verdict("serve", "bundles through ONNX Runtime, without torch", findings)
+
+
+def _search() -> Verdict:
+    findings = [*probes.check_packages("search"), *probes.check_import("lancedb", "lancedb")]
+    return _verdict("search", "pictures and captions indexed and found, without torch", findings)
 
 
 def _flavour(name: Literal["rtx", "tensorrt"]) -> Verdict:

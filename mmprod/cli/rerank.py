@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mmprod.errors import ConfigError
+from mmprod.errors import ConfigError, NumericsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +57,11 @@ def reranked(source: Source, table: Table, query: str | Pixels, hits: list[Hit])
         scores = _text_given_pictures(source, query, held)
     else:
         scores = _picture_given_texts(source, query, [hit.text for hit in hits])
+    if not np.isfinite(scores).all():
+        raise NumericsError(
+            "a likelihood of the re-ranking is NaN or infinite",
+            hint="mmprod parity run BUNDLE finds the graph; leave --rerank out",
+        )
     order = sorted(range(len(hits)), key=lambda place: -scores[place])
     return [replace(hits[place], score=float(scores[place])) for place in order]
 

@@ -5,11 +5,11 @@ pictures and captions -> towers -> index;  a text or picture -> tower -> nearest
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Collection, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,7 @@ from mmprod.cli.progress import progress, search_tick
 from mmprod.cli.search_query import query
 from mmprod.cli.source import Source, open_source
 from mmprod.cli.use import BackendOption, PrecisionOption
-from mmprod.errors import ConfigError
+from mmprod.errors import ConfigError, MmprodError
 
 if TYPE_CHECKING:
     from mmprod.search import Table as Index
@@ -65,8 +65,8 @@ def index(
     """Make an index, or bring one up to date; run it again to go on after an interruption."""
     from mmprod.cli.search_model import about, open_embedder
     from mmprod.search import create_table, is_table, open_table
+    from mmprod.search.update import check_strict, update, writing
     from mmprod.search.update import prune as prune_index
-    from mmprod.search.update import update, writing
 
     if precision == "auto":
         raise ConfigError("an index is of one precision", hint="name it: --precision fp16")
@@ -77,19 +77,30 @@ def index(
     opened = open_source(source, backend, precision)
     model = about(source, opened, precision)
     entries, left = _entries(opened, pictures, choices(splits))
-    if not entries:
+    there = is_table(target)
+    if not entries and not (prune and there):
         raise ConfigError(f"{pictures} holds no pictures", hint="png, jpg, webp, ... in any depth")
-    table = open_table(target) if is_table(target) else create_table(target, model)
-    table.about.check_same(model, target)
+    if strict:
+        check_strict(left)
     start = time.perf_counter()
-    with writing(target), closing(open_embedder(opened)) as embedder:
-        with progress(out, search_tick) as on_event:
-            change = update(table, embedder, entries, strict=strict, on_event=on_event)
-        change.left += left
-        if prune:
-            change.gone += prune_index(table, pictures, entries)
-        table.tidy()
+    with closing(open_embedder(opened)) as embedder:
         executed = embedder.backend
+        table = open_table(target) if there else create_table(target, model)
+        table.about.check_same(model, target)
+        with writing(target), _not_in_vain(table, made=not there):
+            with progress(out, search_tick) as on_event:
+                change = update(table, embedder, entries, strict=strict, on_event=on_event)
+            if entries and len(change.left) == len(entries):
+                first = change.left[0]
+                raise ConfigError(
+                    f"no picture of {pictures} can be used, first {first['file']}: "
+                    f"{first['reason']}",
+                    hint="png, jpg, webp, ... in any depth",
+                )
+            change.left += left
+            if prune:
+                change.gone += prune_index(table, pictures, entries, left)
+            table.tidy()
     _report(out, table, change, time.perf_counter() - start, executed)
 
 
@@ -119,7 +130,7 @@ def delete(
 def optimize(out: Output, place: IndexArg) -> None:
     """Sort an index into partitions, for many pictures; says what a search then misses."""
     from mmprod.search import open_table
-    from mmprod.search.measure import compare_partitions
+    from mmprod.search.measure import K, compare_partitions
     from mmprod.search.update import writing
 
     table = open_table(place)
@@ -128,17 +139,28 @@ def optimize(out: Output, place: IndexArg) -> None:
     start = time.perf_counter()
     with writing(place):
         table.tidy()
-        table.partition()
+        made = table.partition()
     spent = time.perf_counter() - start
     found = compare_partitions(table, PROBED)
-    data = {"index": place, "seconds": spent, **asdict(found)}
-    values = {
-        "partitions made in": f"{spent:.1f} s",
-        f"first {found.k} kept": f"{found.recall:.2%} of {found.queries} searches",
-        "a search of everything": f"{found.exact_ms:.1f} ms (median)",
-        "a search of partitions": f"{found.partitioned_ms:.1f} ms (median)",
+    data = {
+        "index": place,
+        "seconds": spent,
+        "partitions": made,
+        "searches": [asdict(comparison) for comparison in found],
     }
-    out.result(data, Fields("", values))
+    few = "none: so few are faster looked at as they are"
+    values = {
+        "took": f"{spent:.1f} s",
+        "partitions of pictures": made["image"] or few,
+        "partitions of captions": made["text"] or few,
+    }
+    rows = [
+        (c.by, c.want, f"{c.recall:.2%}", f"{c.exact_ms:.1f}", f"{c.partitioned_ms:.1f}")
+        for c in found
+    ]
+    columns = ("by", "for", f"first {K} kept", "everything, ms", "partitions, ms")
+    views = [Table(f"{PROBED} searches each, medians", columns, rows)] if rows else []
+    out.result(data, Fields("", values), *views)
 
 
 @command(app, "info")
@@ -148,17 +170,19 @@ def info(out: Output, place: IndexArg) -> None:
 
     table = open_table(place)
     counts = table.counts()
+    in_parts = {"image": table.partitioned("image"), "text": table.partitioned("text")}
     data: dict[str, Any] = {
         "index": place,
         **counts,
-        "partitioned": table.partitioned,
+        "partitioned": in_parts,
         **asdict(table.about),
     }
     values = {
         "pictures": f"{counts['pictures']:,}",
         "captions": f"{counts['captions']:,}",
         "size": megabytes(counts["bytes"]),
-        "searched": "by partitions" if table.partitioned else "whole",
+        "pictures searched": "by partitions" if in_parts["image"] else "whole",
+        "captions searched": "by partitions" if in_parts["text"] else "whole",
         "made by": f"{table.about.source} ({table.about.precision})",
         "embedding": f"{table.about.embedding} numbers",
         **table.about.files,
@@ -175,6 +199,17 @@ def verify_command(out: Output, place: IndexArg) -> None:
     found = verify(open_table(place))
     text = f"ok: {found['pictures']:,} pictures, {found['captions']:,} captions"
     out.result({"index": place, **found}, Fields("", {place: text}))
+
+
+@contextmanager
+def _not_in_vain(table: Index, *, made: bool) -> Iterator[None]:
+    """An index that was just made goes if an error leaves it empty. Use it inside `writing`."""
+    try:
+        yield
+    except MmprodError:
+        if made and not table.digests():
+            table.discard()
+        raise
 
 
 def _entries(
@@ -198,10 +233,13 @@ def _named(names: Sequence[str], held: Collection[str], place: str) -> list[str]
     """
     wanted: set[str] = set()
     for name in names:
-        spellings = {name, str(Path(name).absolute())}
-        found = {*held} & spellings or {
-            other for other in held if any(fnmatchcase(other, text) for text in spellings)
-        }
+        # As `index` names them: the folder's links are followed, those in it are not.
+        spellings = {name, str(Path(name).parent.resolve() / Path(name).name)}
+        found = {text for text in spellings if text in held}
+        if "*" in name and not found:
+            forms = [re.escape(text).replace(r"\*", ".*") for text in spellings]
+            pattern = re.compile("|".join(forms))
+            found = {other for other in held if pattern.fullmatch(other)}
         if not found:
             raise ConfigError(
                 f"{place} has no picture {name}", hint="`mmprod search query` shows names"

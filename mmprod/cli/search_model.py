@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmprod.cli.source import Backend, Source, open_source
 from mmprod.errors import ConfigError
 
 if TYPE_CHECKING:
     from mmprod.search import About, Embedder, Table
-
-FILES = ("codec/model.safetensors", "fusion/model.safetensors", "tokenizer.json")
-"""files of a run that an embedding depends on"""
 
 
 def about(path: Path, source: Source, precision: str) -> About:
@@ -22,9 +18,10 @@ def about(path: Path, source: Source, precision: str) -> About:
     Raises ConfigError for a bundle that does not say of which run it is.
     """
     from mmprod.search import About
+    from mmprod.search.about import files_of
 
     return About(
-        files=_weights(path, source.provenance),
+        files=files_of(source.provenance, str(path)),
         precision=precision,
         embedding=source.dims.embedding,
         positions=source.dims.positions,
@@ -56,17 +53,3 @@ def open_model(table: Table, given: Path | None, backend: Backend | None) -> Sou
     source = open_source(path, backend, precision)
     table.about.check_same(about(path, source, precision), table.place)
     return source
-
-
-def _weights(path: Path, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of each of FILES, as the run recorded it."""
-    recorded = provenance.get("files")
-    entries = recorded if isinstance(recorded, list) else []
-    found = {str(e.get("path")): str(e.get("sha256")) for e in entries if isinstance(e, dict)}
-    lacking = [name for name in FILES if name not in found]
-    if lacking:
-        raise ConfigError(
-            f"{path} does not say which {', '.join(lacking)} it was made from",
-            hint="an index needs a trained codec and fusion model: mmprod train, mmprod export",
-        )
-    return {name: found[name] for name in FILES}

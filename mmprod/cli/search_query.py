@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,23 +15,15 @@ import typer
 from mmprod.cli.output import Output, Text, shown
 from mmprod.cli.output import Table as View
 from mmprod.cli.rerank import check_rerank, reranked
+from mmprod.cli.search_sheet import write_sheet
 from mmprod.cli.sheet import Sheet, read_picture
-from mmprod.cli.source import Source
 from mmprod.cli.use import BackendOption
 from mmprod.errors import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from mmprod.search import Hit, Table
-
-    Pixels = npt.NDArray[np.uint8]
+    from mmprod.search import Hit
 
 Want = Literal["image", "text"]
-
-COLUMNS = 5
-"""pictures side by side on a contact sheet"""
 
 
 def query(
@@ -38,7 +32,11 @@ def query(
         str, typer.Argument(metavar="INDEX", help="Folder, or an address: s3://bucket/name.")
     ],
     what: Annotated[
-        str, typer.Argument(metavar="TEXT|PICTURE", help="Words, or a picture file that exists.")
+        str,
+        typer.Argument(
+            metavar="TEXT|PICTURE",
+            help="Words; or a picture: x.png, dir/x or ./x without a suffix.",
+        ),
     ],
     count: Annotated[int, typer.Option("-k", min=1, max=1000, help="Hits to show.")] = 10,
     want: Annotated[Want, typer.Option("--want", help="What to find.")] = "image",
@@ -84,21 +82,22 @@ def query(
         executed = embedder.backend
     if rerank:
         hits = reranked(opened, table, asked, hits)[:count]
+    sources: dict[str, str] = {}
     if page is not None:
         first = [] if isinstance(asked, str) else [asked]
-        _write_sheet(page, opened, table, first, [hit.name for hit in hits])
+        sources = write_sheet(page, opened, table, first, hits)
     scale = "log p(query | hit), nats" if rerank else "cosine"
     data: dict[str, Any] = {
         "index": place,
         "query": what,
         "by": "text" if file is None else "image",
         "want": want,
-        "hits": [_document(rank, hit) for rank, hit in enumerate(hits, 1)],
+        "hits": [_document(rank, hit, sources) for rank, hit in enumerate(hits, 1)],
         "score": scale,
         "reranked": rerank,
-        "exact": exact or not table.partitioned,
+        "exact": exact or not table.partitioned(want),
         "search_ms": spent,
-        "sheet": sheet,
+        "sheet": sheet if sources else None,
         "backend": executed,
     }
     rows = [
@@ -110,62 +109,49 @@ def query(
     if not hits:
         views = [Text(f"{place} holds nothing of the kind asked for")]
     elif sheet is not None:
-        views.append(Text(f"{shown(sheet)} ({executed})"))
+        views.append(Text(_about_sheet(sheet, sources, executed)))
     out.result(data, *views)
 
 
 def _picture_file(what: str) -> Path | None:
-    """The picture that is meant; None for words. Raises ConfigError for the name of a picture file
-    that does not exist.
+    """The picture that is meant; None for words: whatever has no suffix of a picture, unless it has
+    a folder before it and is there. Raises ConfigError for a picture that cannot be opened.
     """
     from mmprod.data.pictures import SUFFIXES
 
     if not what.strip():
         raise ConfigError("the query is empty", hint="give words, or a picture file")
-    path = Path(what)
+    path, words = Path(what), "give words, or a picture that exists"
+    named = path.suffix.lower() in SUFFIXES
+    if not named and "/" not in what:
+        return None
     try:
         if path.is_file():
             return path
-    except OSError:  # longer than any path
-        return None
-    if path.suffix.lower() in SUFFIXES:
-        raise ConfigError(f"{what} does not exist", hint="give words, or a picture that exists")
+        there = path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise ConfigError(f"{what} cannot be opened: {error.strerror}", hint=words) from error
+    if there or named:
+        why = "is no file" if there else "does not exist"
+        raise ConfigError(f"{what} {why}", hint=words)
     return None
 
 
-def _write_sheet(
-    page: Sheet, source: Source, table: Table, first: Sequence[Pixels], names: Sequence[str]
-) -> None:
-    """The query picture, if it is one, and the hits: from their files, or where a hit has none any
-    more, as the codec remembers it.
-    """
-    import numpy as np
-
-    found = {name: _from_file(Path(name), source.dims.image_size) for name in names}
-    lost = [name for name, pixels in found.items() if pixels is None]
-    if lost:
-        codes = table.codes(lost)
-        with closing(source.runner("codec_decode")) as decode:
-            for name in (name for name in lost if name in codes):
-                found[name] = decode({"codes": codes[name][None]})["pixels"][0]
-    pictures = [*first, *(pixels for name in names if (pixels := found[name]) is not None)]
-    if pictures:
-        page.write(np.stack(pictures), min(COLUMNS, len(pictures)))
-
-
-def _from_file(path: Path, size: int) -> Pixels | None:
-    """The picture, if it is still there and can be read."""
-    if not path.is_file():
-        return None
-    try:
-        return read_picture(path, size)
-    except ConfigError:
-        return None
-
-
-def _document(rank: int, hit: Hit) -> dict[str, Any]:
+def _document(rank: int, hit: Hit, sources: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {"rank": rank, "name": hit.name, "score": hit.score}
-    return found | ({"text": hit.text} if hit.kind == "text" else {})
+    found |= {"text": hit.text} if hit.kind == "text" else {}
+    return found | ({"on_sheet": sources[hit.name]} if sources else {})
+
+
+def _about_sheet(sheet: Path, sources: Mapping[str, str], executed: str) -> str:
+    """Where it is, and how many of its pictures are not the files themselves."""
+    from mmprod.cli.search_sheet import BLANK, CODES
+
+    counts = Counter(sources.values())
+    notes = [f"{counts[source]} {source}" for source in (CODES, BLANK) if counts[source]]
+    return f"{shown(sheet)} ({'; '.join([executed, *notes])})"
 
 
 def _shown(name: str) -> str:

@@ -67,6 +67,12 @@ def serve(
     shadow: Annotated[
         float, typer.Option(min=0, max=1, help="Share of requests repeated on fp32 ONNX Runtime.")
     ] = 0.0,
+    index: Annotated[
+        str,
+        typer.Option(
+            metavar="INDEX", help="Of `mmprod search`, made by this bundle: its pictures are found."
+        ),
+    ] = "",
     unproven: Annotated[
         bool,
         typer.Option("--serve-unproven", help="Serve files without a parity pass, too."),
@@ -102,7 +108,12 @@ def serve(
     )
     settings.check()
     _log_as_json()
-    run_server(settings, lambda ready: _tell(out, ready, time.monotonic() - started))
+    searcher = None
+    if index:
+        from mmprod.serving.index import open_index
+
+        searcher = open_index(index)
+    run_server(settings, lambda ready: _tell(out, ready, time.monotonic() - started), searcher)
 
 
 def _tell(out: Output, ready: Listening, seconds: float) -> None:

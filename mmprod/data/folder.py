@@ -31,6 +31,8 @@ from mmprod.errors import ConfigError
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _IN_FLIGHT = 256
+UNREAD = "cannot be read"
+"""How the reason begins where the system would not let us look: what lies there is not known."""
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,12 @@ def scan(source: Path, skipped: list[dict[str, str]]) -> Iterator[str]:
     What is left out is added to `skipped` as {"file": ..., "reason": ...}.
     """
     root = source.resolve()
-    for folder, subfolders, files in os.walk(source):
+
+    def unread(error: OSError) -> None:
+        name = Path(error.filename).relative_to(source).as_posix()
+        skipped.append({"file": name, "reason": f"{UNREAD}: {error.strerror}"})
+
+    for folder, subfolders, files in os.walk(source, onerror=unread):
         here = Path(folder)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for link in (here / name for name in subfolders if (here / name).is_symlink()):
@@ -105,9 +112,14 @@ def scan(source: Path, skipped: list[dict[str, str]]) -> Iterator[str]:
             name = path.relative_to(source).as_posix()
             if path.suffix.lower() not in SUFFIXES:
                 continue
+            try:
+                regular = path.is_file()
+            except OSError as error:  # a folder that may be listed, but not entered
+                unread(error)
+                continue
             if not path.resolve().is_relative_to(root):
                 skipped.append({"file": name, "reason": "a link that leaves the folder"})
-            elif not path.is_file():
+            elif not regular:
                 skipped.append({"file": name, "reason": "not a regular file"})
             else:
                 yield name

@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mmprod.errors import IntegrityError
+from mmprod.bundle.figures import run_files
+from mmprod.errors import ConfigError, IntegrityError
 
 FORMAT = 1
+FILES = ("codec/model.safetensors", "fusion/model.safetensors", "tokenizer.json")
+"""files of a run that an embedding depends on"""
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,37 @@ class About:
             ) from error
         return found
 
-    def check_same(self, other: About, where: str) -> None:
-        """Raise IntegrityError when `other`, a model at hand, is not the one of this index."""
+    def check_files(self, other: Mapping[str, str], where: str, source: str) -> None:
+        """Raise IntegrityError when `other`, hashes of the model at `source`, are not those of this
+        index.
+        """
         different = sorted(
-            name
-            for name in {*self.files, *other.files}
-            if self.files.get(name) != other.files.get(name)
+            name for name in {*self.files, *other} if self.files.get(name) != other.get(name)
         )
         if different:
             raise IntegrityError(
-                f"{where} was made by another model than {other.source}: "
-                f"{', '.join(different)} differ",
+                f"{where} was made by another model than {source}: {', '.join(different)} differ",
                 hint=f"give the model it was made by (it was at {self.source}), or make a new "
                 "index with this one",
             )
+
+    def check_same(self, other: About, where: str) -> None:
+        """Raise IntegrityError when `other`, a model at hand, is not the one of this index."""
+        self.check_files(other.files, where, other.source)
         if self.precision != other.precision:
             raise IntegrityError(
                 f"{where} was made by graphs in {self.precision}, not in {other.precision}",
                 hint=f"--precision {self.precision}",
             )
+
+
+def files_of(provenance: Mapping[str, Any], where: str) -> dict[str, str]:
+    """SHA-256 of each of FILES, as the run recorded it. Raises ConfigError where one is missing."""
+    found = run_files(provenance)
+    lacking = [name for name in FILES if name not in found]
+    if lacking:
+        raise ConfigError(
+            f"{where} does not say which {', '.join(lacking)} it was made from",
+            hint="an index needs a trained codec and fusion model: mmprod train, mmprod export",
+        )
+    return {name: found[name] for name in FILES}

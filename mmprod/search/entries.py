@@ -46,15 +46,17 @@ def folder_entries(folder: Path, taken: Taken, left: Left) -> list[Entry]:
     entries = []
     for name in scan(root, left):
         path = root / name
-        if "\n" in str(path):
-            left.append({"file": name, "reason": "its name holds a line feed"})
+        fault = _fault(str(path))
+        if fault:
+            left.append({"file": name, "reason": fault})
             continue
         told = tables.get(name) or [("", text) for text in read_sidecar(path)]
         texts = [text for language, text in told if language in ("", *taken.languages)]
         load = partial(read_picture, path, taken.size)
         entries.append(Entry(str(path), tuple(texts), partial(sha256_file, path), load))
     for entry in left:
-        entry["file"] = str(root / entry["file"])
+        file = str(root / entry["file"])
+        entry["file"] = file.encode(errors="surrogateescape").decode(errors="replace")
     return entries
 
 
@@ -81,13 +83,31 @@ def data_entries(root: Path, splits: Sequence[str], taken: Taken) -> list[Entry]
     return found
 
 
-def whole_digest(entry: Entry) -> str | Exception:
-    """SHA-256 in hex of a picture and its captions, or why it cannot be read."""
+@dataclass(frozen=True)
+class Digests:
+    """SHA-256 in hex of a picture alone, and of it with its captions."""
+
+    content: str
+    whole: str
+
+
+def digests_of(entry: Entry) -> Digests | Exception:
+    """What a picture and its captions are, or why it cannot be read."""
     try:
-        content = json.dumps([entry.digest(), *entry.captions])
+        content = entry.digest()
     except (UnusablePicture, OSError) as error:
         return error
-    return hashlib.sha256(content.encode()).hexdigest()
+    whole = json.dumps([content, *entry.captions])
+    return Digests(content, hashlib.sha256(whole.encode()).hexdigest())
+
+
+def _fault(name: str) -> str:
+    """Why a path cannot be the name of a picture in an index; "" for nothing."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    return "its name holds a line feed" if "\n" in name else ""
 
 
 def _sample(split: Split, place: int) -> Callable[[], Pixels]:

@@ -38,8 +38,9 @@ class Entry:
 class Item:
     """One thing that can be found. vector: (E,) of length 1. codes: (N,), of a picture only.
 
-    `digest` is of the picture and all its captions; `text` is the caption, "" for a picture;
-    `number` counts the captions of a picture from 1 and is 0 for the picture itself.
+    `digest` is of the picture and all its captions, `content` of the picture alone; `text` is the
+    caption, "" for a picture; `number` counts the captions of a picture from 1 and is 0 for the
+    picture itself; `captions` says how many there are.
     """
 
     kind: Kind
@@ -49,6 +50,8 @@ class Item:
     text: str
     vector: Vector
     codes: Ids | None
+    captions: int = 0
+    content: str = ""
 
     @property
     def key(self) -> str:
@@ -58,16 +61,20 @@ class Item:
     @property
     def check(self) -> int:
         """CRC-32 of all the rest: finds damage, not malice."""
-        head = "\n".join((self.kind, self.key, self.digest, self.text)).encode()
+        parts = self.kind, self.key, self.digest, self.content, str(self.captions), self.text
+        head = "\n".join(parts).encode()
         body = b"" if self.codes is None else self.codes.astype("<i4").tobytes()
         return zlib.crc32(body, zlib.crc32(self.vector.astype("<f4").tobytes(), zlib.crc32(head)))
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A found item. score: cosine between the query and it, in [-1, 1]."""
+    """A found item. score: cosine between the query and it, in [-1, 1]. content: SHA-256 of its
+    picture when that was indexed, in hex.
+    """
 
     kind: Kind
     name: str
     text: str
     score: float
+    content: str = ""

@@ -7,12 +7,13 @@ picture -- embed_image ---+
 
 from __future__ import annotations
 
+from mmprod.errors import ConfigError
 from mmprod.search.embed import Embedder
 from mmprod.search.items import Hit, Kind, Pixels, Vector
 from mmprod.search.table import Table
 
 MOST = 10_000
-"""hits that a search gives at most"""
+"""hits that may be asked for"""
 
 
 class Searcher:
@@ -30,18 +31,24 @@ class Searcher:
         """The k items that are most similar to a text or a picture (H, W, 3) uint8, best first.
 
         A caption that many pictures share is given once. `exact`: look at every item, even where
-        partitions are there to look at few.
+        partitions are there to look at few. Raises ConfigError for a k beyond 1 to MOST.
         """
+        if not 1 <= k <= MOST:
+            raise ConfigError(f"{k} hits cannot be searched for", hint=f"1 to {MOST}")
         vector = self.embed(query)
         if want == "image":
             return self._table.nearest(vector, k, want, exact=exact)
+        distinct: dict[str, Hit] = {}
         asked = k
-        while True:
-            found = self._table.nearest(vector, asked, want, exact=exact)
-            distinct = list({hit.text: hit for hit in reversed(found)}.values())[::-1]
-            if len(distinct) >= k or len(found) < asked or asked >= MOST:
-                return distinct[:k]
+        while len(distinct) < k:
+            known = list(distinct)
+            found = self._table.nearest(vector, asked, want, exact=exact, known=known)
+            for hit in found:
+                distinct.setdefault(hit.text, hit)
+            if len(found) < asked:
+                break
             asked = min(asked * 4, MOST)
+        return list(distinct.values())[:k]
 
     def embed(self, query: str | Pixels) -> Vector:
         """The unit vector (E,) of a text or a picture."""

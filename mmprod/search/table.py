@@ -5,14 +5,20 @@ here.
 
 INDEX is a folder, or an address in an object store (s3://bucket/name, gs://..., az://...): the same
 client and the same files, read and written by as many machines as there are. A write adds files and
-then publishes a version by one atomic step, so whatever kills it leaves the version before, and a
-reader sees one version whole. Versions that nobody needs go an hour later.
+then publishes a version by one atomic step, so a kill leaves the version before, and a reader
+sees one version whole. Versions that nobody needs go an hour later. LanceDB leaves it to the system
+when files reach the disk: a power cut may take the last versions.
+
+Pictures and captions have a vector column each. Towers leave a gap between the two kinds, so
+partitions of both would lead a text to texts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,14 +33,17 @@ from mmprod.bundle.lock import lock_folder
 from mmprod.errors import ConfigError, EnvironmentMissing, IntegrityError, MmprodError, as_os_error
 from mmprod.search.about import About
 from mmprod.search.items import Hit, Item, Kind, Vector
+from mmprod.search.rows import ABOUT, TEXTS, VECTOR, any_of, rows_of, schema_of, vectors_of
 
 NAME = "items"
 FOLDER = f"{NAME}.lance"
-ABOUT = b"mmprod"
 STORES = ("s3", "gs", "az")
 """object stores, by the scheme of an address; LanceDB knows more, and a service of its makers"""
-PROBES = 32
-"""partitions that a search looks into, of those whose centres are nearest"""
+PROBES = 96
+"""partitions that a search looks into at least, of those whose centres are nearest; items of a kind
+are sorted into as many as the root of their number, so below PROBES ** 2 nothing would be saved"""
+ALL = 2**31 - 1
+"""a limit that cuts nothing: to count first would be to look at another version"""
 KEPT = datetime.timedelta(hours=1)
 """how long a version stays that a reader may still use"""
 _AT_ONCE = 500
@@ -73,7 +82,7 @@ def _create(place: str, about: About) -> Table:
     if is_table(place):
         raise ConfigError(f"{place} is an index already", hint="run the command again to add to it")
     with _explained(place):
-        made = _connect(place).create_table(NAME, schema=_schema(about))
+        made = _connect(place).create_table(NAME, schema=schema_of(about))
     return Table(place, made, about)
 
 
@@ -86,7 +95,7 @@ def open_table(place: str) -> Table:
     with _explained(place):
         opened = _connect(place).open_table(NAME)
         about = About.parse(((opened.schema.metadata or {}).get(ABOUT, b"")).decode(), place)
-        if not opened.schema.equals(_schema(about)):
+        if not opened.schema.equals(schema_of(about)):
             raise IntegrityError(f"{place} has other columns than an index", hint=f"again: {_MAKE}")
     return Table(place, opened, about)
 
@@ -98,7 +107,6 @@ class Table:
         self.place = place
         self.about = about
         self._table = table
-        self._schema = _schema(about)
 
     def put(self, items: Sequence[Item], replaced: Sequence[str]) -> None:
         """Add items in one atomic step that also takes away what the pictures named in `replaced`
@@ -107,43 +115,52 @@ class Table:
         with _explained(self.place):
             if not replaced:
                 if items:
-                    self._table.add(self._rows(items))
+                    self._table.add(rows_of(items, self.about), on_bad_vectors="null")
                 return
             (
                 self._table.merge_insert("key")
                 .when_matched_update_all()
                 .when_not_matched_insert_all()
-                .when_not_matched_by_source_delete(_any_of("name", replaced))
-                .execute(self._rows(items))
+                .when_not_matched_by_source_delete(any_of("name", replaced))
+                # Else it takes a row without a vector, as there is of the other kind, for an error.
+                .execute(rows_of(items, self.about), on_bad_vectors="null")
             )
 
     def drop(self, names: Sequence[str]) -> None:
         """Take away pictures and their captions."""
         with _explained(self.place):
             for first in range(0, len(names), _AT_ONCE):
-                self._table.delete(_any_of("name", names[first : first + _AT_ONCE]))
+                self._table.delete(any_of("name", names[first : first + _AT_ONCE]))
 
     def digests(self) -> dict[str, str]:
         """Name of each picture -> SHA-256 of it and its captions."""
         with _explained(self.place):
             found = self._table.search().where("kind = 'image'").select(["name", "digest"])
-            rows = found.limit(self._table.count_rows()).to_arrow()
+            rows = found.limit(ALL).to_arrow()
         return dict(zip(rows["name"].to_pylist(), rows["digest"].to_pylist(), strict=True))
 
-    def nearest(self, vector: Vector, k: int, kind: Kind, *, exact: bool = False) -> list[Hit]:
+    def nearest(
+        self, vector: Vector, k: int, kind: Kind, *, exact: bool = False, known: Sequence[str] = ()
+    ) -> list[Hit]:
         """The k items of a kind with the largest cosine to a unit vector (E,), best first.
 
-        `exact`: compare with every item even where there are partitions.
+        `exact`: compare with every item even where there are partitions. `known`: texts that need
+        not be found any more.
         """
+        wanted = f"kind = '{kind}'" + (f" AND NOT {any_of('text', known)}" if known else "")
+        fields = ["name", "text", "content", "_distance"]
         with _explained(self.place):
-            query = self._table.search(np.asarray(vector, np.float32), vector_column_name="vector")
-            query = query.distance_type("dot").nprobes(PROBES).where(f"kind = '{kind}'")
-            query = query.select(["name", "text", "_distance"]).limit(k)
+            asked = np.asarray(vector, np.float32)
+            query = self._table.search(asked, vector_column_name=VECTOR[kind])
+            # 0: where the nearest partitions hold less than k of what is wanted, look into others.
+            query = query.distance_type("cosine").minimum_nprobes(PROBES).maximum_nprobes(0)
+            query = query.where(wanted).select(fields).limit(k)
             rows = (query.bypass_vector_index() if exact else query).to_arrow()
-        columns = (rows[name].to_pylist() for name in ("name", "text", "_distance"))
         return [
-            Hit(kind, name, text, 1.0 - distance)
-            for name, text, distance in zip(*columns, strict=True)
+            Hit(kind, name, text, 1.0 - distance, content)
+            for name, text, content, distance in zip(
+                *(rows[name].to_pylist() for name in fields), strict=True
+            )
         ]
 
     def codes(self, names: Sequence[str]) -> dict[str, np.ndarray[Any, np.dtype[np.int32]]]:
@@ -151,7 +168,7 @@ class Table:
         if not names:
             return {}
         with _explained(self.place):
-            wanted = f"kind = 'image' AND {_any_of('name', names)}"
+            wanted = f"kind = 'image' AND {any_of('name', names)}"
             rows = self._table.search().where(wanted).select(["name", "codes"])
             found = rows.limit(len(names)).to_arrow()
         return {
@@ -162,22 +179,28 @@ class Table:
     def items(self) -> Iterator[tuple[Item, int]]:
         """Every item with the check that was stored beside it."""
         with _explained(self.place):
-            everything = self._table.search().limit(self._table.count_rows())
-            for batch in everything.to_batches(batch_size=1024):
-                vectors = batch["vector"].flatten().to_numpy().reshape(batch.num_rows, -1)
-                rows = batch.drop_columns("vector").to_pylist()
-                for row, vector in zip(rows, vectors, strict=True):
+            for batch in self._table.search().limit(ALL).to_batches(batch_size=1024):
+                vectors = vectors_of(batch)
+                for row in batch.drop_columns([*VECTOR.values()]).to_pylist():
                     codes = None if row["codes"] is None else np.frombuffer(row["codes"], "<i4")
                     number = int(row["key"].rpartition("\n")[2])
-                    same = {name: row[name] for name in ("kind", "name", "digest", "text")}
+                    vector = next(vectors)
+                    same = {name: row[name] for name in (*TEXTS[1:], "captions")}
                     yield Item(**same, number=number, vector=vector, codes=codes), row["check"]
 
-    def sample(self, count: int) -> Vector:
-        """Vectors (B, E) of the first `count` pictures."""
+    def sample(self, kind: Kind, count: int) -> list[tuple[str, str, Vector]]:
+        """Name, text and vector (E,) of `count` items of a kind, drawn with a fixed seed."""
         with _explained(self.place):
-            rows = self._table.search().where("kind = 'image'").select(["vector"]).limit(count)
-            flat = rows.to_arrow()["vector"].combine_chunks().flatten().to_numpy()
-        return np.asarray(flat, np.float32).reshape(-1, self.about.embedding)
+            found = self._table.search().where(f"kind = '{kind}'").select(["key"]).limit(ALL)
+            keys = sorted(found.to_arrow()["key"].to_pylist())
+            places = np.random.default_rng(0).choice(len(keys), min(count, len(keys)), False)
+            if not keys:
+                return []
+            drawn = any_of("key", [keys[place] for place in places])
+            fields = ["name", "text", VECTOR[kind]]
+            rows = self._table.search().where(drawn).select(fields).limit(ALL).to_arrow()
+        columns = (rows[name].to_pylist() for name in fields)
+        return [(n, t, np.array(v, np.float32)) for n, t, v in zip(*columns, strict=True)]
 
     def counts(self) -> dict[str, int]:
         """Pictures, captions, versions that are kept, and bytes of the newest."""
@@ -189,59 +212,41 @@ class Table:
                 "versions": len(self._table.list_versions()),
             }
 
-    @property
-    def partitioned(self) -> bool:
-        """Whether a search may look at a part of the items only."""
+    def partitioned(self, kind: Kind) -> bool:
+        """Whether a search for a kind may look at a part of the items only."""
         with _explained(self.place):
-            return bool(self._table.list_indices())
+            return any(index.columns == [VECTOR[kind]] for index in self._table.list_indices())
 
     def tidy(self) -> None:
         """Put small files together, drop old versions, take new items into the partitions."""
         with _explained(self.place):
             self._table.optimize(cleanup_older_than=KEPT)
 
-    def partition(self) -> None:
-        """Sort the vectors into partitions, so that a search need not look at all of them."""
+    def partition(self) -> dict[Kind, int]:
+        """Sort the vectors of each kind into partitions, so that a search need not look at all of
+        them. How many there are; 0 where they would save nothing.
+        """
+        made: dict[Kind, int] = {}
         with _explained(self.place):
-            self._table.create_index("vector", config=IvfFlat(distance_type="dot"))
+            for kind, column in VECTOR.items():
+                count = round(math.sqrt(self._table.count_rows(f"kind = '{kind}'")))
+                made[kind] = count if count > PROBES else 0
+                if made[kind]:
+                    config = IvfFlat(distance_type="cosine", num_partitions=count)
+                    self._table.create_index(column, config=config)
+                    continue
+                for index in self._table.list_indices():
+                    if index.columns == [column]:
+                        self._table.drop_index(index.name)
+        return made
 
-    def _rows(self, items: Sequence[Item]) -> pa.Table:
-        width = self.about.embedding
-        flat = np.concatenate([item.vector for item in items] or [np.zeros(0, np.float32)])
-        columns = [
-            pa.array([item.key for item in items], pa.string()),
-            *(
-                pa.array([getattr(item, name) for item in items], pa.string())
-                for name in ("kind", "name", "digest", "text")
-            ),
-            pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width),
-            pa.array([_bytes(item) for item in items], pa.binary()),
-            pa.array([item.check for item in items], pa.int64()),
-        ]
-        return pa.table(columns, schema=self._schema)
-
-
-def _bytes(item: Item) -> bytes | None:
-    return None if item.codes is None else item.codes.astype("<i4").tobytes()
-
-
-def _schema(about: About) -> pa.Schema:
-    texts = [pa.field(name, pa.string()) for name in ("key", "kind", "name", "digest", "text")]
-    return pa.schema(
-        [
-            *texts,
-            pa.field("vector", pa.list_(pa.float32(), about.embedding)),
-            pa.field("codes", pa.binary()),
-            pa.field("check", pa.int64()),
-        ],
-        metadata={ABOUT: about.dumps().encode()},
-    )
-
-
-def _any_of(column: str, values: Sequence[str]) -> str:
-    """An SQL condition."""
-    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-    return f"{column} IN ({quoted})"
+    def discard(self) -> None:
+        """Remove an index that was made in vain. Call it inside `writing`."""
+        with _explained(self.place):
+            _connect(self.place).drop_table(NAME)
+        if not is_remote(self.place):
+            with contextlib.suppress(OSError):  # a folder that holds other things stays
+                Path(self.place).rmdir()
 
 
 def _connect(place: str) -> Any:
@@ -254,12 +259,19 @@ def _connect(place: str) -> Any:
 
 @contextmanager
 def _explained(place: str) -> Iterator[None]:
-    """LanceDB's errors in our words. It raises built-in ones: RuntimeError, ValueError, OSError."""
+    """LanceDB's errors in our words. It raises built-in ones: RuntimeError, ValueError, OSError;
+    where damage makes its Rust panic, one of a class that has a name only.
+    """
     try:
         yield
-    except MmprodError:
+    except (MmprodError, UnicodeError):
         raise
-    except (RuntimeError, ValueError, OSError, pa.ArrowException) as error:
+    except Exception as error:
+        panic = type(error).__name__ == "RustPanic"
+        if not panic and not isinstance(
+            error, (RuntimeError, ValueError, OSError, pa.ArrowException)
+        ):
+            raise
         logger.debug("refused by lancedb", exc_info=error)
         refusal = as_os_error(error, Path(place)) if not is_remote(place) else None
         if refusal is not None:
@@ -271,7 +283,11 @@ def _explained(place: str) -> Iterator[None]:
                 hint="check the address, and the keys and endpoint in the environment "
                 "(docs/search.md)",
             ) from error
+        if "onflict" in line:  # "Retryable commit conflict", "Too many concurrent writers"
+            raise EnvironmentMissing(
+                f"another command wrote to {place} meanwhile: {line}", hint="run it again"
+            ) from error
         raise IntegrityError(
             f"{place} cannot be read: {line}",
-            hint=f"remove it and make it again: {_MAKE}",
+            hint=f"try again; if it stays so, make a new index in another place: {_MAKE}",
         ) from error

@@ -1,4 +1,6 @@
-"""Whether an index is whole: every item as it was written, none twice, none without its picture."""
+"""Whether an index is whole: every item as it was written, none twice, each picture with all its
+captions and no others.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ _HINT = "mmprod search delete INDEX NAME, then index the picture again; or make 
 def verify(table: Table) -> dict[str, int]:
     """Read everything; counts of what was read. Raises IntegrityError for the first fault."""
     numbers: dict[str, list[int]] = {}
+    wholes: dict[str, set[tuple[str, str, int]]] = {}
     kinds: Counter[str] = Counter()
     for item, check in table.items():
         fault = _fault(table, item, check)
@@ -24,9 +27,17 @@ def verify(table: Table) -> dict[str, int]:
             raise IntegrityError(f"{table.place}: {item.name} {fault}", hint=_HINT)
         kinds[item.kind] += 1
         numbers.setdefault(item.name, []).append(item.number)
+        wholes.setdefault(item.name, set()).add((item.digest, item.content, item.captions))
     for name, found in numbers.items():
-        if sorted(found) != list(range(len(found))):
-            what = "is there twice" if len({*found}) < len(found) else "lacks a part"
+        (_, _, captions), *others = wholes[name]
+        what = ""
+        if len({*found}) < len(found):
+            what = "is there twice"
+        elif others:
+            what = "has parts of two states"
+        elif sorted(found) != list(range(captions + 1)):
+            what = "lacks a part"
+        if what:
             raise IntegrityError(f"{table.place}: {name} {what}", hint=_HINT)
     return {"pictures": kinds["image"], "captions": kinds["text"]}
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mmprod.bundle import Bundle, open_bundle
-from mmprod.errors import ConfigError, IntegrityError
+from mmprod.errors import ConfigError, IntegrityError, MmprodError
 from mmprod.graphs.codec_facts import CodecFacts
 from mmprod.manifest import sha256_file
 from mmprod.sampling import Tokens
@@ -104,6 +104,8 @@ def open_deployment(
         check_reference(bundle)
     words = _words(bundle, searcher)
     opened = open_runners(bundle, settings)
+    if searcher:
+        _check_index(searcher, bundle, opened)
     shadow = Shadow(bundle, metrics) if settings.shadow else None
     graphs = {name: _served(found, settings, metrics, shadow) for name, found in opened.items()}
     threads = settings.limits.friendly_threads
@@ -114,6 +116,16 @@ def open_deployment(
         models[:0] = bind(Kit(*sizes, graphs, *words, settings.limits, searcher), pool, threads)
     identity = Identity(bundle.name, sha256_file(bundle.root / "bundle.json"))
     return Deployment(identity, graphs, {model.name: model for model in models}, pool, shadow)
+
+
+def _check_index(searcher: Searcher, bundle: Bundle, opened: Mapping[str, Opened]) -> None:
+    """Close what is open where the index is of another model."""
+    try:
+        searcher.check(bundle, {name: found.precision for name, found in opened.items()})
+    except MmprodError:
+        for found in opened.values():
+            found.runner.close()
+        raise
 
 
 def _served(

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mmprod.bundle import Bundle
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.graphs.codec_facts import CodecFacts
 from mmprod.graphs.runner import Arrays
@@ -31,6 +32,11 @@ class Hit:
 
 class Searcher(Protocol):
     """An index of pictures. `mmprod serve --index` opens one; tests have a fake."""
+
+    def check(self, bundle: Bundle, precisions: Mapping[str, str]) -> None:
+        """Raise MmprodError where the bundle, of whose graphs these are served in these precisions,
+        is not the model of the index.
+        """
 
     def search(self, embedding: npt.NDArray[np.float32], count: int) -> Sequence[Hit]:
         """embedding (E,) of length 1 -> at most `count` hits, best first."""

@@ -16,7 +16,7 @@ from .conftest import Mmprod
 
 def test_doctor_speaks_of_every_stage(mmprod: Mmprod) -> None:
     data = mmprod("doctor", "--json").json()
-    assert list(data["stages"]) == ["train", "export", "rtx", "tensorrt", "serve"]
+    assert list(data["stages"]) == ["train", "export", "rtx", "tensorrt", "serve", "search"]
     for stage in data["stages"].values():
         assert stage["level"] in ("ready", "degraded", "blocked")
         assert bool(stage["findings"]) == (stage["level"] != "ready")
@@ -103,6 +103,7 @@ def test_gpu_build_of_onnxruntime_counts_but_both_together_do_not(
     coders = {"constriction": "0.5.0", "google_crc32c": "1.8.0", "tokenizers": "0.22"}
     fake_versions(monkeypatch, mmprod="0.1.0", onnxruntime_gpu="1.30", **coders)
     assert probes.check_packages("serve") == []
+    assert probes.check_packages("search") == []
     assert probes.check_onnxruntime() == []
     fake_versions(monkeypatch, onnxruntime_gpu="1.30", onnxruntime="1.30")
     assert "overwrite each other" in probes.check_onnxruntime()[0].what

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmprod.checkpoint import open_run
 from mmprod.data.store import open_split
+from mmprod.errors import EnvironmentMissing
 from mmprod.manifest import FileEntry, read_json
 
 from .conftest import ROOT, Mmprod, export_graphs
@@ -106,11 +107,152 @@ def test_a_sheet_shows_the_query_and_the_hits(
     assert done.json()["sheet"] == str(sheet)
     shown = np.asarray(Image.open(sheet))
     zoom, gap = 128 // 16, 4
+    assert {hit["on_sheet"] for hit in done.json()["hits"]} == {
+        "from the file" if files else "as the codec remembers them"
+    }
     assert shown.shape == (2 * (128 + gap) + gap, 5 * (128 + gap) + gap, 3)
     cells = [shown[gap : gap + 128 : zoom, x : x + 128 : zoom] for x in (gap, gap + 128 + gap)]
     own = np.asarray(Image.open(pictures / "3.png"))
     np.testing.assert_array_equal(cells[0], own)
     assert np.array_equal(cells[1], own) == files
+
+
+def test_a_sheet_shows_what_was_indexed_not_what_lies_there_now(
+    mmprod: Mmprod, run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    folder, place = shutil.copytree(pictures, tmp_path / "p"), tmp_path / "index"
+    mmprod("search", "index", run, folder, "--out", place, "-q")
+    Image.new("RGB", (16, 16), "red").save(folder / "3.png")
+    sheet = tmp_path / "sheet.png"
+    asked = ("search", "query", place, pictures / "3.png", "-k", 10, "--sheet", sheet)
+    hits = mmprod(*asked, "--json").json()["hits"]
+    told = {Path(hit["name"]).name: hit["on_sheet"] for hit in hits}
+    assert told.pop("3.png") == "as the codec remembers them"
+    assert {*told.values()} == {"from the file"}
+    assert "1 as the codec remembers them" in mmprod(*asked).out
+    mmprod("search", "delete", place, "*", "-q")
+    sheet.unlink()
+    assert mmprod(*asked, "--json").json()["sheet"] is None
+    assert not sheet.exists()
+
+
+def test_likelihoods_that_are_no_numbers_are_refused(
+    mmprod: Mmprod, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mmprod.cli.rerank._text_given_pictures",
+        lambda source, text, held: np.where(np.arange(len(held)) % 2, np.nan, 0.0),
+    )
+    refused = mmprod("search", "query", index, "red hair", "--rerank", 10, "--json")
+    assert refused.code == 7
+    assert "NaN" in refused.json()["error"]["message"]
+
+
+def test_words_are_words_and_pictures_are_pictures(
+    mmprod: Mmprod, index: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(pictures / "3.png", "red")
+    Path("folder").mkdir()
+
+    def by(what: str) -> str:
+        found: str = mmprod("search", "query", index, what, "--json").json()["by"]
+        return found
+
+    assert (by("red"), by("./red"), by("red/blue")) == ("text", "image", "text")
+    assert by("a/" * 3000) == "text", "longer than any path"
+    assert "is no file" in mmprod("search", "query", index, "./folder").err
+    real = Path.is_file
+
+    def closed(path: Path) -> bool:
+        if "secret" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    refused = mmprod("search", "query", index, "secret/img.png")
+    assert refused.code == 2
+    assert "cannot be opened: Permission denied" in refused.err
+
+
+def test_an_index_that_comes_to_nothing_is_not_left_behind(
+    mmprod: Mmprod, run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, place = tmp_path / "p", tmp_path / "new"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(b"no picture")
+    asked = ("search", "index", run, folder, "--out", place, "--json")
+    broken = mmprod(*asked)
+    assert broken.code == 2
+    assert "no picture of" in broken.json()["error"]["message"]
+    shutil.copy(pictures / "1.png", folder)
+    assert mmprod(*asked, "--strict").code == 2
+    (folder / "0.png").unlink()
+    (folder / "link").symlink_to(pictures)
+    strict = mmprod(*asked, "--strict")
+    assert strict.code == 2
+    assert "linked folders are not followed" in strict.json()["error"]["message"]
+    assert not place.exists()
+
+    def refuse(source: object) -> None:
+        raise EnvironmentMissing("no runner")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmprod.cli.search_model.open_embedder", refuse)
+        assert mmprod(*asked).code == 3
+    assert not place.exists()
+    assert mmprod(*asked).json()["pictures"] == 1
+    (folder / "1.png").unlink()
+    assert mmprod(*asked).code == 2, "an emptied folder may be a mistake"
+    emptied = mmprod(*asked, "--prune").json()
+    assert (emptied["gone"], emptied["pictures"]) == (1, 0)
+
+
+def test_delete_takes_brackets_as_they_are(
+    mmprod: Mmprod, run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, place = tmp_path / "p", tmp_path / "index"
+    folder.mkdir()
+    for name in ("img1.png", "img2[1].png"):
+        shutil.copy(pictures / "1.png", folder / name)
+    mmprod("search", "index", run, folder, "--out", place, "-q")
+    assert mmprod("search", "delete", place, folder / "img[1].png").code == 2
+    done = mmprod("search", "delete", place, "*/img2[1]*", "--json").json()
+    assert done["deleted"] == [str(folder / "img2[1].png")]
+    (tmp_path / "linked").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    done = mmprod("search", "delete", place, "linked/../p/img1.png", "--json").json()
+    assert done["deleted"] == [str(folder / "img1.png")]
+
+
+def test_recall_through_towers_and_index_is_that_of_the_evaluation(
+    mmprod: Mmprod, run: Path, tmp_path: Path
+) -> None:
+    """The whole way: a data set's split, tokenizer, towers, index, Searcher."""
+    from mmprod.cli.search_model import open_embedder
+    from mmprod.cli.source import open_source
+    from mmprod.evaluation.retrieval import recalls
+    from mmprod.search import Searcher, open_table
+
+    place, data = tmp_path / "index", open_run(run).data_root
+    mmprod("search", "index", run, data, "--split", "train", "--out", place, "-q")
+    split = open_split(data, "train")
+    places = np.arange(len(split))
+    keys, pixels = list(split.keys(places)), split.images(places)
+    words = [texts[0] for texts in split.texts(places, ("en",))]
+    embedder = open_embedder(open_source(run, None))
+    vectors, texts = embedder.pictures(pixels).vectors, embedder.texts(words)
+    searcher = Searcher(open_table(str(place)), embedder)
+    right = np.array(words)[:, None] == np.array(words)[None, :]
+    told = dict(zip(keys, words, strict=True))
+    ranks = []
+    for text in words:
+        hits = searcher.search(text, 10)
+        found = [told[Path(hit.name).name] for hit in hits]
+        ranks.append(found.index(text) if text in found else len(words))
+    shares = {f"R@{depth}": np.mean([r < depth for r in ranks]) for depth in (1, 5, 10)}
+    assert shares == pytest.approx(recalls(texts, vectors, right), abs=1e-12)
+    embedder.close()
 
 
 def test_likelihood_gives_another_order_of_the_same_hits(
@@ -139,14 +281,18 @@ def test_delete_takes_names_and_patterns(mmprod: Mmprod, index: Path, pictures: 
 
 def test_info_verify_and_partitions(mmprod: Mmprod, run: Path, index: Path) -> None:
     about = mmprod("search", "info", index, "--json").json()
-    assert (about["pictures"], about["captions"], about["partitioned"]) == (10, 10, False)
+    assert (about["pictures"], about["captions"], about["partitioned"]["image"]) == (
+        10, 10, False,
+    )  # fmt: skip
     assert about["source"] == str(run.resolve())
     assert set(about["files"]) == {
         "codec/model.safetensors", "fusion/model.safetensors", "tokenizer.json",
     }  # fmt: skip
     optimized = mmprod("search", "optimize", index, "--json").json()
-    assert (optimized["queries"], optimized["recall"]) == (10, 1.0)
-    assert mmprod("search", "info", index, "--json").json()["partitioned"] is True
+    assert optimized["partitions"] == {"image": 0, "text": 0}, "ten are looked at as they are"
+    assert optimized["searches"] == []
+    info = mmprod("search", "info", index, "--json").json()
+    assert info["partitioned"] == {"image": False, "text": False}
     assert mmprod("search", "verify", index, "--json").json() == {
         "index": str(index), "pictures": 10, "captions": 10,
     }  # fmt: skip

@@ -7,12 +7,14 @@ import io
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from mmprod.serving.index import GRAPHS
 from tests.parity.toy import make_toy
 from tests.serving.process import Served, serving, wait_until
 
@@ -87,8 +89,8 @@ def picture(data: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-def whole_bundle(run: Path, root: Path) -> Path:
-    """All graphs of the run with tokenizer and codec facts; not compared with anything."""
+def whole_bundle(run: Path, root: Path, names: Sequence[str] = ()) -> Path:
+    """All graphs of the run, or these, with tokenizer and codec facts; compared with nothing."""
     import shutil
 
     from mmprod.checkpoint import open_run
@@ -97,12 +99,14 @@ def whole_bundle(run: Path, root: Path) -> Path:
     from mmprod.graphs.catalog import build_catalog
 
     opened = open_run(run)
-    names = list(build_catalog(opened.dims, opened.config.sampler))
-    made, opened, models = export_graphs(run, root, names)
+    every = list(build_catalog(opened.dims, opened.config.sampler))
+    made, opened, models = export_graphs(run, root, names or every)
     add_codec_facts(made, codec_facts(models.codec, opened.config.codec, opened.dims))
     tokenizer = made.root / "tokenizer.json"
     shutil.copy(opened.tokenizer_path, tokenizer)
     made.add(tokenizer, role="tokenizer")
+    shutil.copy(opened.root / "config.toml", made.root / "config.toml")
+    made.add(made.root / "config.toml", role="config")
     made.save()
     return made.root
 
@@ -158,3 +162,61 @@ def test_serving_needs_no_torch(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 4, done.stderr
+
+
+@pytest.mark.slow
+def test_an_index_is_searched_by_its_own_bundle_only(
+    mmprod: Mmprod, run: Path, tmp_path: Path
+) -> None:
+    bundle = whole_bundle(run, tmp_path / "bundle", GRAPHS)
+    folder, index = tmp_path / "pictures", tmp_path / "index"
+    folder.mkdir()
+    for number in range(5):
+        write(folder / f"{number}.png", 20 + number, 30)
+    assert mmprod("search", "index", bundle, folder, "--out", index, "-q").code == 0
+    file = folder / "2.png"
+    words = mmprod("search", "query", index, "a red face", "-k", 5, "--json").json()["hits"]
+    with serving(bundle, tmp_path / "log", "--index", str(index)) as served:
+        found = ask(served, "search", picture=file.read_bytes(), count=3)
+        assert len(found["keys"]) == 3
+        assert found["scores"][0] == pytest.approx(1, abs=1e-4)
+        first = found["keys"].index(str(file))
+        assert found["scores"][first] == pytest.approx(1, abs=1e-4)
+        assert base64.b64decode(found["pictures"][first]) == file.read_bytes()
+        by_words = ask(served, "search", text="a red face", count=5)
+        assert by_words["keys"] == [hit["name"] for hit in words]
+        assert by_words["scores"] == pytest.approx([hit["score"] for hit in words], abs=1e-5)
+        (folder / "0.png").write_bytes(b"changed")
+        (folder / "1.png").unlink()
+        by_words = ask(served, "search", text="a red face", count=5)
+        given = dict(zip(by_words["keys"], by_words["pictures"], strict=True))
+        assert {Path(key).name for key, data in given.items() if not data} == {"0.png", "1.png"}
+        served.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: served.metric("mmprod_bundle_swaps_total") == 1)
+        assert ask(served, "search", text="a red face", count=5)["keys"] == by_words["keys"]
+        record = json.loads((bundle / "bundle.json").read_text())
+        for entry in record["provenance"]["files"]:
+            entry["sha256"] = "0" * 64
+        _rewrite(bundle, record)
+        served.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "another model" in served.log.read_text())
+        assert ask(served, "search", text="a red face", count=5)["keys"] == by_words["keys"]
+    refused = in_process_of_its_own(
+        "serve", str(bundle), "--port", "0", "--serve-unproven", "--index", str(index), "--json"
+    )
+    assert refused.code == 4
+    assert "another model" in json.loads(refused.out)["error"]["message"]
+    absent = in_process_of_its_own(
+        "serve", str(bundle), "--port", "0", "--index", str(tmp_path / "absent"), "--json"
+    )
+    assert absent.code == 2
+    assert "is no index" in json.loads(absent.out)["error"]["message"]
+
+
+def _rewrite(bundle: Path, record: dict[str, Any]) -> None:
+    """bundle.json anew, as if the bundle had been exported from another run."""
+    from mmprod.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    opened.provenance = record["provenance"]
+    opened.save()

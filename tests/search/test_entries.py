@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from mmprod.data.writer import Caption, DataInfo, DataWriter, Sample
 from mmprod.errors import ConfigError
-from mmprod.search.entries import Left, Taken, data_entries, folder_entries, whole_digest
+from mmprod.search.entries import Left, Taken, data_entries, digests_of, folder_entries
 from tools.search_toy import DIMS
 
 TAKEN = Taken(DIMS.image_size, ("en",))
@@ -29,13 +30,16 @@ def test_captions_come_from_tables_or_files_in_the_model_s_languages(folder: Pat
 
 def test_names_with_line_feeds_and_links_out_are_left_out(folder: Path, tmp_path: Path) -> None:
     (folder / "odd\nname.png").write_bytes((folder / "a/0.png").read_bytes())
+    (folder / os.fsdecode(b"odd\xff.png")).write_bytes((folder / "a/0.png").read_bytes())
     (tmp_path / "outside.png").write_bytes(b"x")
     (folder / "link.png").symlink_to(tmp_path / "outside.png")
     left: Left = []
     assert len(folder_entries(folder, TAKEN, left)) == 12
     assert {entry["reason"] for entry in left} == {
-        "its name holds a line feed", "a link that leaves the folder",
+        "its name holds a line feed", "its name is not UTF-8", "a link that leaves the folder",
     }  # fmt: skip
+    for entry in left:
+        entry["file"].encode()
 
 
 def test_a_data_set_is_named_by_split_and_key(tmp_path: Path) -> None:
@@ -59,15 +63,15 @@ def test_a_data_set_is_named_by_split_and_key(tmp_path: Path) -> None:
 
 
 def test_the_digest_is_of_picture_and_captions(folder: Path) -> None:
-    first = whole_digest(folder_entries(folder, TAKEN, [])[0])
+    first = digests_of(folder_entries(folder, TAKEN, [])[0])
     (folder / "a/0.txt").write_text("another caption\n")
-    second = whole_digest(folder_entries(folder, TAKEN, [])[0])
+    second = digests_of(folder_entries(folder, TAKEN, [])[0])
     (folder / "a/0.png").write_bytes((folder / "b/0.png").read_bytes())
-    third = whole_digest(folder_entries(folder, TAKEN, [])[0])
+    third = digests_of(folder_entries(folder, TAKEN, [])[0])
     assert len({first, second, third}) == 3
     gone = folder_entries(folder, TAKEN, [])[0]
     (folder / "a/0.png").unlink()
-    assert isinstance(whole_digest(gone), FileNotFoundError)
+    assert isinstance(digests_of(gone), FileNotFoundError)
 
 
 @pytest.mark.parametrize("name", ["absent", "pictures/a/0.png"])

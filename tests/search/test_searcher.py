@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmprod.errors import IntegrityError, NumericsError
-from mmprod.search import About, Embedder, Searcher
+from mmprod.errors import ConfigError, IntegrityError, NumericsError
+from mmprod.search import About, Embedder, Item, Searcher, create_table
 from mmprod.search.items import Kind
-from tools.search_toy import ABOUT, DIMS, Toy, Words, toy_embedder, write_pictures
+from tools.search_toy import ABOUT, DIMS, NAMES, Toy, Words, toy_embedder, write_pictures
 
 from .conftest import Bring
 
@@ -46,6 +46,26 @@ def test_more_than_there_are_gives_all(bring: Bring) -> None:
     assert len(searcher.search("red", 100)) == 12
     shared = {Path(name).with_suffix(".txt").read_text() for name in table.digests()}
     assert len(searcher.search("red", 100, want="text")) == len(shared)
+
+
+def test_captions_that_thousands_share_hide_no_others(tmp_path: Path) -> None:
+    table, embedder = create_table(str(tmp_path / "index"), ABOUT), toy_embedder()
+    words = ["red"] * 10_001 + ["blue"] * 50 + ["white"]
+    vectors = dict(zip(NAMES, embedder.texts(list(NAMES)), strict=True))
+    table.put(
+        [Item("text", f"p{i}", 1, "d", w, vectors[w], None, 1) for i, w in enumerate(words)], []
+    )
+    hits = Searcher(table, embedder).search("red", 3, want="text")
+    assert hits[0].text == "red"
+    assert {hit.text for hit in hits} == {"red", "blue", "white"}
+    assert len(Searcher(table, embedder).search("red", 4, want="text")) == 3
+
+
+@pytest.mark.parametrize("k", [0, -1, 10_001])
+def test_a_number_of_hits_that_cannot_be_is_refused(k: int, bring: Bring) -> None:
+    table, _ = bring()
+    with pytest.raises(ConfigError, match="hits"):
+        Searcher(table, toy_embedder()).search("red", k)
 
 
 def test_threads_get_the_answers_that_one_gets(bring: Bring) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from mmprod.bundle import lock
 from mmprod.errors import ConfigError, EnvironmentMissing
 from mmprod.search import update as updating
-from mmprod.search.entries import Taken, folder_entries
+from mmprod.search.entries import Left, Taken, folder_entries
 from mmprod.search.update import prune, update, writing
 from mmprod.search.verify import verify
 from tools.search_toy import DIMS, toy_embedder, write_pictures
@@ -77,7 +80,7 @@ def test_pruning_forgets_what_is_gone_from_this_folder_only(
     other = folder_entries(tmp_path / "pictures2", taken, [])
     update(table, toy_embedder(), other)
     (folder / "a/3.png").unlink()
-    assert prune(table, folder, folder_entries(folder, taken, [])) == 1
+    assert prune(table, folder, folder_entries(folder, taken, []), []) == 1
     assert len(table.digests()) == len(NAMES)
     assert other[0].name in table.digests()
 
@@ -104,3 +107,59 @@ def test_one_writer_at_a_time(bring: Bring, monkeypatch: pytest.MonkeyPatch) -> 
             assert len(table.digests()) == len(NAMES), "readers do not wait"
         finally:
             other.kill()
+
+
+def refuse(number: int) -> Callable[..., str]:
+    def raise_it(*given: object, **named: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    return raise_it
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_what_cannot_be_read_now_stays_as_it_was(
+    number: int, bring: Bring, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, _ = bring()
+    monkeypatch.setattr("mmprod.search.entries.sha256_file", refuse(number))
+    _, change = bring()
+    assert {entry["reason"] for entry in change.left} == {os.strerror(number)}
+    assert (len(change.left), change.gone) == (12, 0)
+    assert verify(table) == {"pictures": 12, "captions": 12}
+
+
+def test_a_passing_error_while_decoding_is_none_of_the_picture(
+    bring: Bring, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, _ = bring()
+    write_pictures(folder, ["a/0.png"], seed=9)
+    monkeypatch.setattr("PIL.Image.open", refuse(errno.EIO))
+    _, change = bring()
+    assert (len(change.left), change.gone) == (1, 0)
+    assert len(table.digests()) == 12
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_not_pruned(
+    bring: Bring, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network folder does that is away for a moment; root reads whatever has no permission."""
+    table, _ = bring()
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "a":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    left: Left = []
+    entries = folder_entries(folder, Taken(DIMS.image_size, ("en",)), left)
+    assert len(entries) == 6
+    assert left == [{"file": str(folder / "a"), "reason": "cannot be read: Permission denied"}]
+    (folder / "b/0.png").unlink()
+    assert prune(table, folder, entries[1:], left) == 1
+    assert len(table.digests()) == 11
+    monkeypatch.undo()
+    (folder / "a/0.png").unlink()
+    rest = folder_entries(folder, Taken(DIMS.image_size, ("en",)), [])
+    assert prune(table, folder, rest, []) == 1

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mmprod.bundle import Bundle
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.codec_facts import CodecFacts
@@ -55,6 +56,8 @@ class FakeTokenizer:
 
 class FakeSearcher:
     """An index of three pictures, which fit everything less and less."""
+
+    def check(self, bundle: Bundle, precisions: Mapping[str, str]) -> None: ...
 
     def search(self, embedding: npt.NDArray[np.float32], count: int) -> Sequence[Hit]:
         assert embedding.shape == (DIMS.embedding,)
