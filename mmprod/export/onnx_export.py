@@ -5,8 +5,8 @@ and without traces of the machine it was made on. Each node keeps one note, `SCO
 torch module it came from, by which the caster decides what stays fp32 and engines name layers.
 
 A scope counts the weights too: a node that reads a weight of `codec.quantizer`, or a constant
-computed from weights of which that one is the largest, belongs there, even
-when the model computes it in a method and not in the forward of that submodule.
+computed from weights of which that one is the largest, belongs there, even when the model computes
+it in a method and not in the forward of that submodule.
 """
 
 from __future__ import annotations
@@ -88,18 +88,18 @@ def _note_weights(graph: ir.Graph) -> None:
     moved: dict[ir.Value, ir.Value] = {}
     made: dict[ir.Value, ir.Value | None] = {}
     """values that depend on no input, and the weight that they stand for"""
-    for value in graph.initializers.values():
-        made[value] = None
-        if "." in str(value.name):
-            made[value] = moved[value] = value
+    for weight in graph.initializers.values():
+        made[weight] = None
+        if "." in str(weight.name):
+            made[weight] = moved[weight] = weight
     for node in graph:
         read = [value for value in node.inputs if value is not None]
         for index, value in enumerate(node.inputs):
-            for key, sources in ((_WEIGHT, moved), (_MADE, made)):
-                if value is not None and (source := sources.get(value)) is not None:
-                    node.metadata_props[f"{key}{index}"] = str(source.name)
+            if value is not None and (source := moved.get(value) or made.get(value)) is not None:
+                key = _WEIGHT if value in moved else _MADE
+                node.metadata_props[f"{key}{index}"] = str(source.name)
         if all(value in made for value in read):
-            weights = [weight for value in read if (weight := made[value]) is not None]
+            weights = [source for value in read if (source := made[value]) is not None]
             made |= dict.fromkeys(node.outputs, max(weights, key=_size, default=None))
         if node.op_type in _MOVES and read[0] in moved:
             moved |= dict.fromkeys(node.outputs, moved[read[0]])
