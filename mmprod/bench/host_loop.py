@@ -18,7 +18,7 @@ from mmprod.graphs.runner import Array, Arrays, Runner
 from mmprod.graphs.spec import GraphSpec
 from mmprod.models.order import halton_ranks, image_bounds
 from mmprod.runners.checks import check_inputs, check_outputs
-from mmprod.runners.host_steps import draw, guided
+from mmprod.runners.host_steps import denoised, draw
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class HostLoop:
         self.spec = spec
         self._step, self._decode = parts
         self.backend = f"host loop over {self._step.backend}"
-        self._vocabulary = self._step.spec.input("tokens").below - 1
+        self._blank = self._step.spec.input("tokens").below - 1
         self._mask = self._step.spec.input("codes").below - 1
         self._ranks = np.array(order.ranks, np.int32)
         self._bounds = order.bounds
@@ -60,13 +60,11 @@ class HostLoop:
         """Outputs by name; see `graphs.runner.Runner`."""
         sizes = check_inputs(self.spec, inputs)
         tokens, noise = inputs["tokens"], inputs["noise"]
-        both = np.concatenate([tokens, np.full_like(tokens, self._vocabulary)])
         codes = np.full((len(tokens), len(self._ranks)), self._mask, np.int32)
         chances = self._sampler.image_temperature, self._sampler.min_probability
         for step in range(self._sampler.image_steps):
-            logits = self._step({"codes": np.concatenate([codes, codes]), "tokens": both})
-            given, free = np.split(logits["image_logits"], 2)
-            drawn = draw(guided(given, free, step, self._sampler), noise[:, step], *chances)
+            logits, _ = denoised(self._step, codes, tokens, step, self._sampler, self._blank)
+            drawn = draw(logits, noise[:, step], *chances)
             low, high = self._bounds[step : step + 2]
             codes = np.where((self._ranks >= low) & (self._ranks < high), drawn, codes)
         pixels = self._decode({"codes": codes})["pixels"]

@@ -149,14 +149,14 @@ def _live(run: Path | None) -> Callable[[GraphSpec], Runner] | None:
 def _tasks(
     out: Output, bundle: Bundle, run: Path | None, count: int
 ) -> Callable[[], Sequence[Task]] | None:
-    """What adds task metrics to a report; None without a run."""
+    """What adds task metrics to a report; None without a run. Raises where data are missing."""
     if run is None:
         return None
     from mmprod.checkpoint import open_run
-    from mmprod.cli.tasks import task_figures
+    from mmprod.cli.tasks import Tasks
 
-    opened = open_run(run)
-    return lambda: task_figures(out, bundle, opened, count)
+    tasks = Tasks.of(bundle, open_run(run), count)
+    return lambda: tasks.figures(out)
 
 
 def _link(page: Path) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ if TYPE_CHECKING:
     from mmprod.parity.report import ParityReport
 
 COLUMNS = ("leg", "graph", "precision", "target", "verdict", "cases", "why")
+TASK_COLUMNS = ("metric", "by", "value", "unit", "samples")
 
 
 def parity_views(report: ParityReport) -> list[View]:
-    """A line per verdict and the counts."""
+    """A line per verdict, the task metrics if there are any, and the counts."""
     rows = [
         (
             row.subject.leg,
@@ -30,12 +32,20 @@ def parity_views(report: ParityReport) -> list[View]:
     ]
     counts = ", ".join(f"{report.count(status)} {status}" for status in ("pass", "fail", "not run"))
     title = f"Parity with {report.reference}"
-    return [Table(title, COLUMNS, rows), Text(f"parity: {counts}")]
+    return [Table(title, COLUMNS, rows), *_tasks(report), Text(f"parity: {counts}")]
+
+
+def _tasks(report: ParityReport) -> list[View]:
+    rows = [(t.metric, t.backend, f"{t.value:.5g}", t.unit, t.samples) for t in report.tasks]
+    return [Table("What a use sees", TASK_COLUMNS, rows)] if rows else []
 
 
 def parity_data(report: ParityReport) -> dict[str, Any]:
-    """The verdicts as JSON; all figures are in the bundle's reports/parity.json."""
-    return report.summary()
+    """The verdicts, and task metrics if there are any, as JSON; all figures are in the bundle's
+    reports/parity.json.
+    """
+    tasks = {"tasks": [asdict(task) for task in report.tasks]} if report.tasks else {}
+    return {**report.summary(), **tasks}
 
 
 def require_ok(report: ParityReport, bundle: Path) -> None:

@@ -4,8 +4,9 @@ The graph comes out small (constants folded, equal weights stored once), with a 
 and without traces of the machine it was made on. Each node keeps one note, `SCOPE`: the path of the
 torch module it came from, by which the caster decides what stays fp32 and engines name layers.
 
-A scope counts the weights too: a node that reads a weight of `codec.quantizer` belongs there, even
-when the model computes it in a method and not in the forward of that submodule.
+A scope counts the weights too: a node that reads a weight of `codec.quantizer`, or a constant
+computed from weights of which that one is the largest, belongs there, even when the model computes
+it in a method and not in the forward of that submodule.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 OPSET = 20
 SCOPE = "mmprod.scope"
-_WEIGHT = "mmprod.weight."
+_WEIGHT, _MADE = "mmprod.weight.", "mmprod.made."
 _TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 """what torch notes for the size of an input"""
@@ -81,18 +82,31 @@ def export_part(part: Part) -> onnx.ModelProto:
 
 
 def _note_weights(graph: ir.Graph) -> None:
-    """Note on each node the names of the weights it reads; folding will give them others."""
+    """Note on each node the weights it reads, as they are or moved (folding will give them other
+    names), and of each constant that is computed from weights the largest of them.
+    """
+    moved: dict[ir.Value, ir.Value] = {}
+    made: dict[ir.Value, ir.Value | None] = {}
+    """values that depend on no input, and the weight that they stand for"""
+    for weight in graph.initializers.values():
+        made[weight] = None
+        if "." in str(weight.name):
+            made[weight] = moved[weight] = weight
     for node in graph:
+        read = [value for value in node.inputs if value is not None]
         for index, value in enumerate(node.inputs):
-            source = value
-            while (
-                source is not None
-                and (producer := source.producer()) is not None
-                and producer.op_type in _MOVES
-            ):
-                source = producer.inputs[0]
-            if source is not None and source.is_initializer() and "." in str(source.name):
-                node.metadata_props[f"{_WEIGHT}{index}"] = str(source.name)
+            if value is not None and (source := moved.get(value) or made.get(value)) is not None:
+                key = _WEIGHT if value in moved else _MADE
+                node.metadata_props[f"{key}{index}"] = str(source.name)
+        if all(value in made for value in read):
+            weights = [source for value in read if (source := made[value]) is not None]
+            made |= dict.fromkeys(node.outputs, max(weights, key=_size, default=None))
+        if node.op_type in _MOVES and read[0] in moved:
+            moved |= dict.fromkeys(node.outputs, moved[read[0]])
+
+
+def _size(value: ir.Value) -> int:
+    return 0 if value.const_value is None else value.const_value.size
 
 
 def _simplify(model: ir.Model) -> None:
@@ -135,7 +149,7 @@ def _name_nodes(graph: ir.Graph) -> None:
     for index, node in enumerate(graph):
         scopes = ast.literal_eval(node.metadata_props.get(_TORCH_SCOPES, "[]"))
         modules = [name for name in scopes[-2:-1] if name != _NO_MODULE]
-        weights = [v for k, v in node.metadata_props.items() if k.startswith(_WEIGHT)]
+        weights = [v for k, v in node.metadata_props.items() if k.startswith((_WEIGHT, _MADE))]
         modules += [name.rpartition(".")[0] for name in weights]
         scope = max(modules, key=len, default="")
         node.metadata_props.clear()

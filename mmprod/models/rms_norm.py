@@ -60,9 +60,9 @@ class _QuickGradient(torch.autograd.Function):
             [width],
             torch.zeros_like(scale),
             scale,
-            gain,
+            gain.float(),
             None,
             [True, True, False],
         )
-        taken = (d.reshape(-1, width) @ gain).view(scale.shape) * (scale / width)
-        return dx.add_(taken).to(x.dtype), dgain
+        taken = (d.reshape(-1, width) @ gain.float()).view(scale.shape) * (scale / width)
+        return dx.add_(taken).to(x.dtype), dgain.to(gain.dtype)

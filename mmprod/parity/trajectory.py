@@ -25,7 +25,7 @@ from mmprod.graphs.runner import Array, Runner
 from mmprod.graphs.spec import GraphSpec
 from mmprod.models.order import halton_ranks, image_bounds, text_bounds
 from mmprod.parity.candidates import Candidate, Parting, Sample, offer
-from mmprod.runners.host_steps import cumulative, guided, most_confident, threshold
+from mmprod.runners.host_steps import cumulative, denoised, most_confident, threshold
 
 logger = logging.getLogger(__name__)
 
@@ -125,15 +125,15 @@ class Path:
 
     def _logits(self, state: Mapping[str, Array], step: int) -> dict[str, Array]:
         """What is drawn from in this step, by the output that it is drawn for."""
-        codes, tokens = state["codes"], state["tokens"]
-        blank = np.full_like(tokens, self.dims.vocabulary)
-        both = {"codes": np.concatenate([codes] * 2), "tokens": np.concatenate([tokens, blank])}
-        found = self.graph(STEP)(both)
-        given, free = np.split(found["image_logits"], 2)
-        logits = {
-            "codes": guided(given, free, step, self.sampler),
-            "tokens": found["text_logits"][:1],
-        }
+        found = denoised(
+            self.graph(STEP),
+            state["codes"],
+            state["tokens"],
+            step,
+            self.sampler,
+            self.dims.vocabulary,
+        )
+        logits = dict(zip(("codes", "tokens"), found, strict=True))
         return {t.name: logits[t.name] for t in self.spec.outputs if t.name in logits}
 
     def _chosen(self, name: str, step: int, logits: Array, ids: Array) -> Array:

@@ -4,11 +4,34 @@ follow a sampler step by step over `fusion_step`. The same noise gives the same 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from mmprod.config.schema import SamplerConfig
-from mmprod.graphs.runner import Array
+from mmprod.graphs.runner import Array, Arrays
 from mmprod.models.order import BELOW_ONE, CONFIDENCE_LEVELS
+
+
+def denoised(
+    graph: Callable[[Arrays], Mapping[str, Array]],
+    codes: Array,
+    tokens: Array,
+    step: int,
+    sampler: SamplerConfig,
+    blank: int,
+) -> tuple[Array, Array]:
+    """A call of `fusion_step`: codes (B, N), tokens (B, L) -> logits to draw from, of codes
+    (B, N, K) and of tokens (B, L, V). `blank`: the token that stands for no text. As the exported
+    samplers do: both with and without the text where there is guidance, once where there is none.
+    """
+    if not sampler.guidance:
+        found = graph({"codes": codes, "tokens": tokens})
+        return found["image_logits"], found["text_logits"]
+    both = np.concatenate([tokens, np.full_like(tokens, blank)])
+    found = graph({"codes": np.concatenate([codes, codes]), "tokens": both})
+    given, free = np.split(found["image_logits"], 2)
+    return guided(given, free, step, sampler), found["text_logits"][: len(tokens)]
 
 
 def guided(given: Array, free: Array, step: int, sampler: SamplerConfig) -> Array:

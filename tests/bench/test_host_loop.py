@@ -12,7 +12,7 @@ from mmprod.bench.agree import disagreement
 from mmprod.bench.host_loop import HostLoop, Order, sampling_order
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.modules import build_module
-from mmprod.graphs.runner import Array, Runner, example_inputs
+from mmprod.graphs.runner import Array, Arrays, Runner, example_inputs
 from mmprod.models.codec import build_codec
 from mmprod.models.fusion import build_fusion
 from mmprod.runners.torch import TorchRunner
@@ -66,6 +66,23 @@ def test_another_sampler_is_noticed(fault: str, runners: dict[str, Runner]) -> N
     inputs = example_inputs(SPEC, 8, 1)
     said = disagreement(SPEC, host(inputs), runners["text_to_image"](inputs), exact=True)
     assert "alike" in said
+
+
+def test_without_guidance_nothing_is_computed_twice(runners: dict[str, Runner]) -> None:
+    """As the exported sampler does: else a loop over a student's graphs would do double work."""
+    batches: list[int] = []
+
+    class Counting:
+        spec, backend, close = SPECS["fusion_step"], "counting", staticmethod(lambda: None)
+
+        def __call__(self, inputs: Arrays) -> dict[str, Array]:
+            batches.append(len(inputs["codes"]))
+            return runners["fusion_step"](inputs)
+
+    sampler = CONFIG.sampler.model_copy(update={"guidance": 0.0})
+    parts = (Counting(), runners["codec_decode"])
+    HostLoop(SPEC, parts, sampler, sampling_order(DIMS, sampler))(example_inputs(SPEC, 3, 0))
+    assert batches == [3] * sampler.image_steps
 
 
 def test_one_code_is_too_many_for_a_loop_only() -> None:

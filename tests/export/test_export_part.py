@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmprod.errors import ConfigError, EnvironmentMissing
 from mmprod.export.graph_file import check_operators, finish_graph
 from mmprod.export.onnx_export import SCOPE, Part, export_part
+from mmprod.export.precision import HEAVY, cast_model, precision_of, scope_of
 from mmprod.export.workers import ExportWorker, export_parts, process_count
 from mmprod.graphs.spec import Dim, GraphSpec
 from mmprod.graphs.spec import Tensor as Port
@@ -45,6 +46,22 @@ class Small(nn.Module):
     def forward(self, codes: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         x = self.up(codes) + step.to(torch.float32)
         return self.quantizer.nearest(x), codes
+
+
+class Tabled(nn.Module):
+    """A head that reads a table computed from weights: a constant that is no weight itself."""
+
+    features: Tensor
+
+    def __init__(self, ids: int) -> None:
+        super().__init__()
+        self.embed, self.map = nn.Embedding(ids, 4), nn.Linear(2, 4, bias=False)
+        self.register_buffer("features", torch.randn(ids, 2))
+        self.up = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        table = self.embed.weight + self.map(self.features)
+        return (torch.nn.functional.linear(self.up(x), table[:9]),)
 
 
 class Largest(nn.Module):
@@ -93,6 +110,18 @@ def test_a_node_belongs_to_the_module_whose_weights_it_reads(model: onnx.ModelPr
     assert sorted(scopes[name][SCOPE] for name in products) == ["quantizer", "up"]
     assert all(set(notes) == {SCOPE} for notes in scopes.values())
     assert {"up.bias", "quantizer.codes"} <= {t.name for t in model.graph.initializer}
+
+
+@pytest.mark.parametrize("ids", [10, 5000])
+def test_what_reads_a_computed_table_belongs_to_its_largest_weight(ids: int) -> None:
+    """Whether the exporter folds the table (small) or leaves its sum to be computed (large)."""
+    model = export_part(one_input("tabled", Tabled(ids)))
+    products = [node for node in model.graph.node if node.op_type in HEAVY]
+    assert [scope_of(node) for node in products].count("embed") == 1
+    half = cast_model(model, "fp16", ["embed", "map"])
+    assert precision_of(half)["fp16"] == 1  # `up` alone
+    names = [tensor.name for tensor in model.graph.initializer]
+    assert ("embed.weight" in names) == (ids > 10)  # a sum does not go by the name of a part of it
 
 
 def test_an_example_of_one_is_refused() -> None:

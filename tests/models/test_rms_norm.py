@@ -52,6 +52,17 @@ def test_bf16_gradient_is_as_near_to_the_truth_as_autograd() -> None:
         assert errors[0] <= 1.1 * errors[1] + 1e-7
 
 
+def test_weights_in_bf16_get_gradients_in_bf16() -> None:
+    """As ZeRO keeps them."""
+    norm, x = layer().bfloat16(), features(torch.bfloat16)
+    y, found = gradients(norm.train(), x)
+    expected_y, expected = gradients(norm.eval(), x)
+    assert torch.equal(y, expected_y)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype == torch.bfloat16
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
+
+
 def test_other_types_and_evaluation_take_the_formula() -> None:
     norm = layer()
     assert type(norm(features(torch.float32).requires_grad_()).grad_fn).__name__ == (
