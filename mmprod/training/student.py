@@ -14,7 +14,7 @@ from mmprod.checkpoint.run import Run
 from mmprod.config.load import load_config
 from mmprod.config.schema import Config
 from mmprod.manifest import atomic_path
-from mmprod.training.distill_task import check_sampler
+from mmprod.training.distill_task import check_student
 from mmprod.training.prepare import claim
 
 SHARE_OF_STEPS = 0.25
@@ -25,8 +25,8 @@ SHARE_OF_RATE = 0.125
 def student_config(teacher: Run, steps: int, overrides: Sequence[str]) -> Config:
     """The teacher's configuration with another sampler, data and start; `overrides` on top.
 
-    Raises IntegrityError where the teacher has no model, ConfigError for a sampler that it cannot
-    teach.
+    Raises IntegrityError where the teacher has no model, ConfigError for a sampler, or codes and
+    tokens, that it cannot teach.
     """
     teacher.weights_path("fusion")
     train = teacher.config.fusion_train
@@ -47,7 +47,7 @@ def student_config(teacher: Run, steps: int, overrides: Sequence[str]) -> Config
     }
     given = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     config = load_config(str(teacher.config_path), [*given, *overrides])
-    check_sampler(teacher, config.sampler)
+    check_student(teacher, config)
     return config
 
 
