@@ -55,16 +55,20 @@ class Prepared:
 
     @property
     def config_sha256(self) -> str:
-        """Of everything that decides what is trained; where figures go may change on the way.
+        return hash_of(self.config)
 
-        Keys that runs made before them lack count only where they are set, so those runs go on.
-        """
-        left_out: dict[str, Any] = {"log": True}
-        if self.config.distill == DistillConfig():
-            left_out["distill"] = True
-        if self.config.fusion.contrast == FusionConfig().contrast:
-            left_out["fusion"] = {"contrast"}
-        return sha256_bytes(self.config.model_dump_json(exclude=left_out).encode())
+
+def hash_of(config: Config) -> str:
+    """SHA-256 of everything that decides what is trained; where figures go may change on the way.
+
+    Keys that runs made before them lack count only where they are set, so those runs go on.
+    """
+    left_out: dict[str, Any] = {"log": True}
+    if config.distill == DistillConfig():
+        left_out["distill"] = True
+    if config.fusion.contrast == FusionConfig().contrast:
+        left_out["fusion"] = {"contrast"}
+    return sha256_bytes(config.model_dump_json(exclude=left_out).encode())
 
 
 def prepare(

@@ -61,6 +61,8 @@ def test_the_same_command_goes_on(mmprod: Mmprod, run: Path, student: Path, tmp_
     assert again.code == 0
     assert "finished before" in again.out
     assert "2 steps with guidance 2; student" in again.err
+    trained = mmprod("train", "--config", student / "config.toml", "--out", student)
+    assert trained.code == 0, trained.err  # both stages: the codec is that of this configuration
     torn = shutil.copytree(student, tmp_path / "torn")
     (torn / "run.json").unlink()
     shutil.rmtree(torn / "fusion")

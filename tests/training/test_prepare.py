@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from mmprod.config.schema import Config
-from mmprod.data.tokenizer import train_tokenizer
 from mmprod.manifest import sha256_bytes
-from mmprod.training.prepare import Prepared
+from mmprod.training.prepare import hash_of
 from tests.training.mini import mini_config
-
-
-def hash_of(config: Config) -> str:
-    tokenizer = train_tokenizer(["a hat"], 300)
-    return Prepared(Path(), config, config.dims(300), tokenizer, {}, "", "", "").config_sha256
 
 
 def test_runs_made_before_a_key_was_there_go_on() -> None:
