@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,4 +69,11 @@ def _check_alike(first: Run, other: Run) -> None:
                 f"{other.root} has another {what} than {first.root}: their ids mean other things",
                 hint="runs of one ensemble share both: mmprod distill makes such runs; or copy the "
                 "run without its fusion folder, and train --model fusion there with another seed",
+            )
+    sizes = asdict(other.dims)
+    for key, size in asdict(first.dims).items():
+        if key != "embedding" and sizes[key] != size:
+            raise ConfigError(
+                f"{other.root} has {key} {sizes[key]}, {first.root} has {size}",
+                hint="runs of one ensemble have pictures of one size and captions of one length",
             )

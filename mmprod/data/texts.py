@@ -16,7 +16,9 @@ from mmprod.errors import ConfigError
 
 TABLES = ("metadata.csv", "metadata.jsonl")
 _COLUMNS = ("text", "caption")
-_SIDES = re.compile(r"\b(left|right|(anti|counter)?-?clockwise)|[左右]|[顺逆順]时针", re.IGNORECASE)
+_SIDES = re.compile(
+    r"(?<![a-z])(left|right|(anti|counter)?-?clockwise)|[左右]|[顺逆順]时针", re.IGNORECASE
+)
 
 
 def read_tables(root: Path) -> dict[str, list[tuple[str, str]]]:

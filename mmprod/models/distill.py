@@ -41,7 +41,8 @@ def draw_teaching_noise(
     generator: torch.Generator, batch: int, dims: Dims, steps: tuple[int, int]
 ) -> Tensor:
     """All random numbers of the lessons of a global batch: (B, 2 + N + k N) uniform in [0, 1), the
-    step stratified. `steps`: of teacher and student, k times as many of the one as of the other.
+    step stratified (which may round up to 1). `steps`: of teacher and student, k times as many
+    of the one as of the other.
     """
     turns = steps[0] // steps[1]
     noise = torch.rand(batch, 2 + (1 + turns) * dims.positions, generator=generator)
@@ -82,7 +83,8 @@ class Teacher(nn.Module):
     def forward(self, codes: Tensor, tokens: Tensor, noise: Tensor) -> Lesson:
         """codes (B, N) of real pictures, tokens (B, L), noise of `draw_teaching_noise`."""
         mask_id, n = self.dims.codebook_size, self.dims.positions
-        step = (noise[:, 0] * self.steps).long()
+        # Stratified numbers may round up to 1.
+        step = (noise[:, 0] * self.steps).long().clamp_max(self.steps - 1)
         low, high = self.bounds[step, None], self.bounds[step + 1, None]
         # The first KEPT of the second column gives the share of other places, the rest keeps none.
         kept = noise[:, 2 : 2 + n] < (1 - noise[:, 1:2] / KEPT)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmprod.checkpoint.models import load_weights
 from mmprod.checkpoint.run import Run, open_run
+from mmprod.config.keys import flatten
 from mmprod.config.schema import Config, Dims, SamplerConfig
 from mmprod.errors import ConfigError
 from mmprod.manifest import sha256_file
@@ -26,6 +27,8 @@ from mmprod.training.sharded_build import Build
 
 TEACHER = "teacher"
 """what the record of a student calls the hash of its teacher's weights"""
+SHARED = ("data.image_size", "data.text_length")
+"""what a student has of its teacher, beside the codec"""
 
 
 class DistillTask(FusionTask):
@@ -88,7 +91,7 @@ def _open_teacher(prepared: Prepared) -> Run:
     """The run that `distill.teacher` names. Raises ConfigError where it cannot teach this one."""
     config = prepared.config
     teacher = open_run(Path(config.distill.teacher))
-    check_sampler(teacher, config.sampler)
+    check_student(teacher, config)
     own = {"codec": prepared.root / "codec", "tokenizer": prepared.root}
     theirs = {"codec": teacher.weights_path("codec"), "tokenizer": teacher.tokenizer_path}
     for name, folder in own.items():
@@ -100,8 +103,23 @@ def _open_teacher(prepared: Prepared) -> Run:
     return teacher
 
 
-def check_sampler(teacher: Run, student: SamplerConfig) -> None:
-    """Whether a student can have this sampler. Raises ConfigError."""
+def check_student(teacher: Run, config: Config) -> None:
+    """Whether a student can have this configuration. Raises ConfigError."""
+    _check_sampler(teacher, config.sampler)
+    theirs, own = (dict(flatten(c)) for c in (teacher.config, config))
+    changed = [
+        f"{key} {own[key]!r} (its teacher: {theirs[key]!r})"
+        for key in own
+        if own[key] != theirs[key] and (key.startswith("codec.") or key in SHARED)
+    ]
+    if changed:
+        raise ConfigError(
+            f"a student sees codes and tokens as its teacher does, not with {', '.join(changed)}",
+            hint=f"leave these as they are in {teacher.config_path}",
+        )
+
+
+def _check_sampler(teacher: Run, student: SamplerConfig) -> None:
     own, steps = teacher.config.sampler.image_steps, student.image_steps
     if student.guidance:
         raise ConfigError(

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmprod.checkpoint import layout
 from mmprod.config.keys import flatten
 from mmprod.config.load import load_config, to_toml
-from mmprod.config.schema import Config, Dims
+from mmprod.config.schema import Config, Dims, DistillConfig, FusionConfig
 from mmprod.data.store import (
     MANIFEST,
     Split,
@@ -55,8 +55,20 @@ class Prepared:
 
     @property
     def config_sha256(self) -> str:
-        """Of everything that decides what is trained; where figures go may change on the way."""
-        return sha256_bytes(self.config.model_dump_json(exclude={"log"}).encode())
+        return hash_of(self.config)
+
+
+def hash_of(config: Config) -> str:
+    """SHA-256 of everything that decides what is trained; where figures go may change on the way.
+
+    Keys that runs made before them lack count only where they are set, so those runs go on.
+    """
+    left_out: dict[str, Any] = {"log": True}
+    if config.distill == DistillConfig():
+        left_out["distill"] = True
+    if config.fusion.contrast == FusionConfig().contrast:
+        left_out["fusion"] = {"contrast"}
+    return sha256_bytes(config.model_dump_json(exclude=left_out).encode())
 
 
 def prepare(

@@ -13,9 +13,9 @@ from mmprod.checkpoint import layout
 from mmprod.checkpoint.run import Run
 from mmprod.config.load import load_config
 from mmprod.config.schema import Config
-from mmprod.manifest import atomic_path
-from mmprod.training.distill_task import check_sampler
-from mmprod.training.prepare import claim
+from mmprod.manifest import atomic_path, read_json, write_json
+from mmprod.training.distill_task import check_student
+from mmprod.training.prepare import claim, hash_of
 
 SHARE_OF_STEPS = 0.25
 SHARE_OF_RATE = 0.125
@@ -25,8 +25,8 @@ SHARE_OF_RATE = 0.125
 def student_config(teacher: Run, steps: int, overrides: Sequence[str]) -> Config:
     """The teacher's configuration with another sampler, data and start; `overrides` on top.
 
-    Raises IntegrityError where the teacher has no model, ConfigError for a sampler that it cannot
-    teach.
+    Raises IntegrityError where the teacher has no model, ConfigError for a sampler, or codes and
+    tokens, that it cannot teach.
     """
     teacher.weights_path("fusion")
     train = teacher.config.fusion_train
@@ -47,7 +47,7 @@ def student_config(teacher: Run, steps: int, overrides: Sequence[str]) -> Config
     }
     given = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     config = load_config(str(teacher.config_path), [*given, *overrides])
-    check_sampler(teacher, config.sampler)
+    check_student(teacher, config)
     return config
 
 
@@ -59,10 +59,14 @@ def prepare_student(teacher: Run, config: Config, root: Path) -> None:
     claim(config, root)
     codec = teacher.stage_folder("codec")
     files = [teacher.tokenizer_path]
-    files += [codec / name for name in (layout.WEIGHTS, layout.METRICS, layout.INIT, layout.STAGE)]
+    files += [codec / name for name in (layout.WEIGHTS, layout.METRICS, layout.INIT)]
     for source in files:
         copy = root / source.relative_to(teacher.root)
         if source.is_file() and not copy.is_file():
             copy.parent.mkdir(exist_ok=True)
             with atomic_path(copy) as temporary:
                 shutil.copyfile(source, temporary)
+    record = root / "codec" / layout.STAGE
+    if not record.is_file():  # last: it says that the stage is finished
+        finished = read_json(codec / layout.STAGE)
+        write_json(record, finished | {"config_sha256": hash_of(config)})

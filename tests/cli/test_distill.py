@@ -19,10 +19,14 @@ from .conftest import Mmprod, in_process_of_its_own
 @pytest.fixture(scope="module")
 def student(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student of one step, of a teacher of two."""
+    from mmprod.training.run import train
+    from mmprod.training.student import prepare_student, student_config
+
     folder = tmp_path_factory.mktemp("students") / "one"
-    done = in_process_of_its_own("distill", str(run), "--steps", "1", "--out", str(folder))
-    assert done.code == 0, done.err
-    assert "2 steps with guidance 2; student" in done.err
+    teacher = open_run(run)
+    config = student_config(teacher, 1, ())
+    prepare_student(teacher, config, folder)
+    train(config, folder, stages=("fusion",))
     return folder
 
 
@@ -56,6 +60,9 @@ def test_the_same_command_goes_on(mmprod: Mmprod, run: Path, student: Path, tmp_
     again = mmprod("distill", run, "--steps", 1, "--out", student)
     assert again.code == 0
     assert "finished before" in again.out
+    assert "2 steps with guidance 2; student" in again.err
+    trained = mmprod("train", "--config", student / "config.toml", "--out", student)
+    assert trained.code == 0, trained.err  # both stages: the codec is that of this configuration
     torn = shutil.copytree(student, tmp_path / "torn")
     (torn / "run.json").unlink()
     shutil.rmtree(torn / "fusion")
@@ -85,6 +92,17 @@ def test_a_student_with_guidance_is_refused(mmprod: Mmprod, run: Path, tmp_path:
     assert not (tmp_path / "student").exists()
 
 
+@pytest.mark.parametrize("changed", ["codec.channels=16", "data.text_length=64"])
+def test_a_student_of_other_codes_or_tokens_is_refused(
+    mmprod: Mmprod, run: Path, tmp_path: Path, changed: str
+) -> None:
+    wanted = ("--steps", 1, "-o", changed, "--out", tmp_path / "student")
+    result = mmprod("distill", run, *wanted)
+    assert result.code == 2
+    assert f"not with {changed.replace('=', ' ')} (its teacher: " in result.err
+    assert not (tmp_path / "student").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(
     mmprod: Mmprod, run: Path, tmp_path: Path
 ) -> None:
@@ -111,11 +129,9 @@ def test_a_teacher_of_other_codes_is_refused(
 def test_ranks_of_a_launcher_are_sent_elsewhere(
     mmprod: Mmprod, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = in_process_of_its_own(
-        *("distill", str(run), "--steps", "1", "--out", str(tmp_path / "student")),
-        WORLD_SIZE="2",
-        RANK="0",
-    )
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    done = mmprod("distill", run, "--steps", 1, "--out", tmp_path / "student")
     assert done.code == 2
     assert "--nproc" in done.err
     assert not (tmp_path / "student").exists()

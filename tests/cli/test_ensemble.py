@@ -71,6 +71,16 @@ def test_runs_of_other_ids_are_refused(
     assert not out.exists()
 
 
+def test_runs_of_other_sizes_are_refused(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:
+    other, opened = shutil.copytree(run, tmp_path / "other"), open_run(run)
+    write_run(replace(opened, root=other, dims=replace(opened.dims, text_length=8)))
+    out = tmp_path / "x.png"
+    result = mmprod("generate", run, "--ensemble", other, "a hat", "--out", out)
+    assert result.code == 2
+    assert "has text_length 8" in result.err
+    assert not out.exists()
+
+
 def test_what_an_ensemble_cannot_do_is_said(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.png"
     joint = mmprod("generate", run, "--ensemble", run, "--joint", "--out", out)

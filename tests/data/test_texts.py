@@ -9,7 +9,14 @@ from mmprod.data.texts import speaks_of_sides
 
 @pytest.mark.parametrize(
     "caption",
-    ["a cat LEFT of a dog", "a right-handed man", "turns anti-clockwise", "猫在狗的左边", "顺时针"],
+    [
+        "a cat LEFT of a dog",
+        "a right-handed man",
+        "turns anti-clockwise",
+        "猫在狗的左边",
+        "顺时针",
+        "猫在left边",
+    ],
 )
 def test_sides_are_heard(caption: str) -> None:
     assert speaks_of_sides(caption)

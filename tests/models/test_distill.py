@@ -70,6 +70,16 @@ def test_targets_are_at_the_places_of_the_step_and_nowhere_else() -> None:
         torch.testing.assert_close(row, asked.float(), atol=1e-5, rtol=0)
 
 
+def test_a_number_that_rounds_up_to_1_is_of_the_last_step() -> None:
+    """Stratified numbers do: (4095 + u) / 4096 is 1 in float32 for one u in some thousands."""
+    assert float((4095 + torch.tensor(1 - 2**-24)) / 4096) == 1
+    codes, tokens, _ = batch(3)
+    noise = draw_teaching_noise(torch.Generator().manual_seed(5), 3, DIMS, (4, 2))
+    noise[:, 0], noise[:, 1] = 1, 0.9
+    lesson = Teacher(spread(), DIMS, SAMPLER, 2)(codes, tokens, noise)
+    assert torch.equal(lesson.state == BLANK, (image_bounds(16, 2)[1] <= RANKS).expand(3, -1))
+
+
 def test_some_samples_know_places_out_of_order() -> None:
     """As when a picture is edited; about a quarter of them."""
     lesson = lesson_at(Teacher(spread(), DIMS, SAMPLER, 2), size=256)
