@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmprod.config.schema import Config
 from mmprod.models.contrast import CONTRAST_GROUP
 from mmprod.models.example import Example
+from mmprod.models.head import in_one_portion
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def training_flops(config: Config, stage: str) -> Flops:
     if section.activation_checkpointing:
         once = section.model_copy(update={"activation_checkpointing": False})
         plain = config.model_copy(update={f"{stage}_train": once})
-    with FakeTensorMode():
+    with FakeTensorMode(), in_one_portion():
         example = Example.of(plain, stage, samples)
         with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
             loss = example.forward()

@@ -11,7 +11,9 @@ whose logits fit into one portion is not touched.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,8 @@ from mmprod.models.fusion import Stream
 
 PORTION = 2**22
 """logits at a time: 16 MiB in float32"""
+
+_whole = ContextVar("whole", default=False)
 
 Surprise = Callable[..., Tensor]
 """(logits (R, V) float32, *given (R, ...)) -> the loss of each place (R,)"""
@@ -38,7 +42,7 @@ def of_places(
 
     size = max(1, PORTION // stream.vocabulary)
     flat = [tensor.flatten(0, 1) for tensor in (features, *given)]
-    if len(flat[0]) <= size:
+    if len(flat[0]) <= size or _whole.get():
         return part(*flat).view(features.shape[:2])
     parts = [
         # Nothing here draws random numbers, so their state need not be kept.
@@ -46,6 +50,16 @@ def of_places(
         for rows in zip(*(torch.split(tensor, size) for tensor in flat), strict=True)
     ]
     return torch.cat(parts).view(features.shape[:2])
+
+
+@contextmanager
+def in_one_portion() -> Iterator[None]:
+    """Within the block nothing is computed a second time: for counting operations."""
+    before = _whole.set(True)
+    try:
+        yield
+    finally:
+        _whole.reset(before)
 
 
 def cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:

@@ -100,8 +100,10 @@ def test_missing_package_blocks_and_wrong_version_degrades(monkeypatch: pytest.M
 def test_gpu_build_of_onnxruntime_counts_but_both_together_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    coders = {"constriction": "0.5.0", "google_crc32c": "1.8.0", "tokenizers": "0.22"}
-    fake_versions(monkeypatch, mmprod="0.1.0", onnxruntime_gpu="1.30", **coders)
+    needs = [*probes.requirements("serve"), *probes.requirements("search")]
+    others = {need.name: probes.installed(need.name) for need in needs}
+    del others["onnxruntime"]
+    fake_versions(monkeypatch, mmprod="0.1.0", onnxruntime_gpu="1.30", **others)
     assert probes.check_packages("serve") == []
     assert probes.check_packages("search") == []
     assert probes.check_onnxruntime() == []

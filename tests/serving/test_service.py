@@ -120,7 +120,7 @@ def test_requests_that_were_given_up_leave_nothing_in_the_queue_of_threads() -> 
         gone.set()
         await asyncio.gather(*others)
         gc.collect()
-        held = sum(isinstance(found, Given) for found in gc.get_objects())
+        held = sum(type(found) is Given for found in gc.get_objects())
         runner.gate.set()
         await asyncio.gather(*busy)
         assert held <= 2  # of the two threads at work
