@@ -11,7 +11,7 @@ from functools import partial
 
 from mmprod.bundle import Artefact, Bundle
 from mmprod.bundle.signing import require_signature
-from mmprod.errors import IntegrityError
+from mmprod.errors import ConfigError, IntegrityError, MmprodError
 from mmprod.graphs.runner import Array, Runner
 from mmprod.graphs.spec import GraphSpec
 from mmprod.manifest import FileEntry
@@ -86,6 +86,21 @@ def offer(bundle: Bundle, spec: GraphSpec, precisions: Sequence[str]) -> Offer:
         tuple(item for item in found if isinstance(item, Candidate)),
         tuple(item for item in found if isinstance(item, Row)),
     )
+
+
+def open_own(bundle: Bundle, spec: GraphSpec, apart: Callable[[Candidate], Candidate]) -> Runner:
+    """The bundle's first graph in fp32 that runs here, by ONNX Runtime or as an engine. Raises
+    MmprodError when there is none. `apart` puts a candidate where it is to run.
+    """
+    last: MmprodError = ConfigError(
+        f"the bundle has no {spec.name} in fp32", hint="mmprod export RUN --precision fp32,fp16"
+    )
+    for candidate in offer(bundle, spec, ("fp32",)).candidates:
+        try:
+            return apart(candidate).open()
+        except MmprodError as error:
+            last = error
+    raise last
 
 
 def _offer_onnx(bundle: Bundle, spec: GraphSpec, precision: str) -> Candidate | Row:

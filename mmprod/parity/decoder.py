@@ -17,7 +17,7 @@ from mmprod.bundle import Bundle
 from mmprod.errors import MmprodError
 from mmprod.graphs.runner import Array, Runner
 from mmprod.graphs.spec import GraphSpec
-from mmprod.parity.candidates import Candidate, offer
+from mmprod.parity.candidates import Candidate, open_own
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +57,9 @@ def decoding(
 
 
 def _stored(bundle: Bundle, apart: Callable[[Candidate], Candidate]) -> Runner | None:
-    """The first fp32 decoder of the bundle that runs here, in ONNX Runtime or as an engine; None,
-    and a warning, when there is none.
-    """
-    why = f"the bundle has no {DECODER} in fp32"
-    for candidate in offer(bundle, bundle.specs[DECODER], ("fp32",)).candidates:
-        try:
-            return apart(candidate).open()
-        except MmprodError as error:
-            why = error.message
-    logger.warning("pictures of moved draws are not judged: %s", why)
+    """The bundle's own decoder; None, and a warning, when there is none that runs."""
+    try:
+        return open_own(bundle, bundle.specs[DECODER], apart)
+    except MmprodError as error:
+        logger.warning("pictures of moved draws are not judged: %s", error.message)
     return None

@@ -24,7 +24,7 @@ from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.graphs.runner import Array, Runner
 from mmprod.graphs.spec import GraphSpec
 from mmprod.models.order import halton_ranks, image_bounds, text_bounds
-from mmprod.parity.candidates import Candidate, Parting, Sample, offer
+from mmprod.parity.candidates import Candidate, Parting, Sample, open_own
 from mmprod.runners.host_steps import cumulative, denoised, most_confident, threshold
 
 logger = logging.getLogger(__name__)
@@ -52,20 +52,12 @@ def following(
         def graph(name: str) -> Runner:
             if name not in opened:
                 wanted = bundle.specs[name]
-                opened[name] = reference(wanted) if reference else _own(bundle, wanted, apart)
+                opened[name] = reference(wanted) if reference else open_own(bundle, wanted, apart)
                 stack.callback(opened[name].close)
             return opened[name]
 
         path = Path(spec, bundle.dims, bundle.sampler, graph)
         yield [replace(item, follow=path.parting) for item in candidates]
-
-
-def _own(bundle: Bundle, spec: GraphSpec, apart: Callable[[Candidate], Candidate]) -> Runner:
-    """The bundle's graph in fp32. Raises MmprodError where there is none that runs here."""
-    found = offer(bundle, spec, ("fp32",)).candidates
-    if not found:
-        raise LookupError(f"the bundle has no {spec.name} in fp32")
-    return apart(found[0]).open()
 
 
 @dataclass(frozen=True)

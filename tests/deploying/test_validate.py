@@ -68,7 +68,7 @@ HARM = (
     (DOCKER, "ENV PATH", "ENV SERVE_KEY=abc PATH", "own rules", "secret"),
     (DOCKER, "HEALTHCHECK", "HEALTHYCHECK", "hadolint", ""),
     (
-        "compose/compose.yaml",
+        COMPOSE,
         "read_only: true",
         "readonly: true",
         "compose-spec schema",
