@@ -16,6 +16,7 @@ from mmprod.export.graph import assemble, parts_of
 from mmprod.export.graph_file import save_graph
 from mmprod.export.onnx_export import export_part
 from mmprod.graphs.modules import build_module
+from mmprod.parity.report import limits_sha256
 from mmprod.parity.run import run_parity
 from tests.parity.toy import make_toy
 
@@ -101,7 +102,8 @@ def bundle_of(run: Run, folder: Path) -> Bundle:
         rows.append(row)
     shutil.copy(run.tokenizer_path, folder / "tokenizer.json")
     bundle.add(folder / "tokenizer.json", role="tokenizer")
-    bundle.put_summary("parity", {"ok": True, "rows": rows})
+    given = {"ok": True, "limits_sha256": limits_sha256(), "rows": rows}
+    bundle.put_summary("parity", given)
     bundle.save()
     return bundle
 
