@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -15,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    import onnx
+
     from mmprod.bundle import Bundle
     from mmprod.checkpoint import Run
     from mmprod.checkpoint.models import Models
+    from mmprod.export.onnx_export import Part
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -139,6 +143,20 @@ def run(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+_traced: dict[tuple[Path, str], onnx.ModelProto] = {}
+"""Tracing takes most of an export: each part of a run is traced once a session."""
+
+
+def traced(run: Path, part: Part) -> onnx.ModelProto:
+    """The fp32 graph of a part of this run, one's own to change."""
+    from mmprod.export.onnx_export import export_part
+
+    key = (run, part.name)
+    if key not in _traced:
+        _traced[key] = export_part(part)
+    return copy.deepcopy(_traced[key])
+
+
 def export_graphs(run: Path, root: Path, names: Sequence[str]) -> tuple[Bundle, Run, Models]:
     """A bundle at `root`, not yet saved, of these graphs of a run in fp32, and its sources."""
     from mmprod.bundle import create_bundle
@@ -146,7 +164,6 @@ def export_graphs(run: Path, root: Path, names: Sequence[str]) -> tuple[Bundle, 
     from mmprod.checkpoint.models import load_models
     from mmprod.export.graph import assemble, parts_of
     from mmprod.export.graph_file import save_graph
-    from mmprod.export.onnx_export import export_part
     from mmprod.graphs.modules import build_module
 
     opened = open_run(run)
@@ -159,7 +176,7 @@ def export_graphs(run: Path, root: Path, names: Sequence[str]) -> tuple[Bundle, 
         module = build_module(
             name, codec=models.codec, fusion=models.fusion, dims=opened.dims, sampler=sampler
         )
-        exported = {part.name: export_part(part) for part in parts_of(spec, module)}
+        exported = {part.name: traced(run, part) for part in parts_of(spec, module)}
         graph = assemble(spec, module, exported, "fp32")
         for path in save_graph(graph, made.root / "onnx" / f"{name}.fp32.onnx"):
             made.add(path, role="onnx", graph=name, precision="fp32")

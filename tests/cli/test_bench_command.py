@@ -9,18 +9,12 @@ from typing import Any
 
 import pytest
 
-from mmprod.bundle import Bundle, create_bundle
-from mmprod.checkpoint import Run, open_run
-from mmprod.checkpoint.models import load_models
-from mmprod.export.graph import assemble, parts_of
-from mmprod.export.graph_file import save_graph
-from mmprod.export.onnx_export import export_part
-from mmprod.graphs.modules import build_module
+from mmprod.bundle import Bundle
 from mmprod.parity.report import limits_sha256
 from mmprod.parity.run import run_parity
 from tests.parity.toy import make_toy
 
-from .conftest import Mmprod
+from .conftest import Mmprod, export_graphs
 
 
 @pytest.fixture
@@ -83,24 +77,15 @@ def test_kept_figures_are_shown_by_inspect(mmprod: Mmprod, bundle: Path, tmp_pat
     assert str(row["p50_ms"])[:4] in shown.out
 
 
-def bundle_of(run: Run, folder: Path) -> Bundle:
+def bundle_of(run: Path, folder: Path) -> Bundle:
     """`text_to_image` of a run with the graphs of its host loop, and a pass for each file."""
-    models, sampler = load_models(run), run.config.sampler
-    bundle = create_bundle(folder, name=run.name, dims=run.dims, sampler=sampler, provenance={})
+    bundle, opened, _ = export_graphs(run, folder, ("text_to_image", "fusion_step", "codec_decode"))
     rows = []
-    for name in ("text_to_image", "fusion_step", "codec_decode"):
-        spec = bundle.specs[name]
-        module = build_module(
-            name, codec=models.codec, fusion=models.fusion, dims=run.dims, sampler=sampler
-        )
-        parts = {part.name: export_part(part) for part in parts_of(spec, module)}
-        path = folder / "onnx" / f"{name}.fp32.onnx"
-        save_graph(assemble(spec, module, parts, "fp32"), path)
-        graph = bundle.add(path, role="onnx", graph=name, precision="fp32")
-        row: dict[str, Any] = {"leg": "torch-ort", "graph": name, "precision": "fp32", "target": ""}
-        row |= {"status": "pass", "reason": "by hand", "sha256": {graph.path: graph.sha256}}
-        rows.append(row)
-    shutil.copy(run.tokenizer_path, folder / "tokenizer.json")
+    for graph in bundle.artefacts(role="onnx"):
+        row: dict[str, Any] = {"leg": "torch-ort", "graph": graph.graph, "precision": "fp32"}
+        row |= {"target": "", "status": "pass", "reason": "by hand"}
+        rows.append(row | {"sha256": {graph.path: graph.sha256}})
+    shutil.copy(opened.tokenizer_path, folder / "tokenizer.json")
     bundle.add(folder / "tokenizer.json", role="tokenizer")
     given = {"ok": True, "limits_sha256": limits_sha256(), "rows": rows}
     bundle.put_summary("parity", given)
@@ -110,7 +95,7 @@ def bundle_of(run: Run, folder: Path) -> Bundle:
 
 @pytest.mark.slow
 def test_against_the_run_it_came_from(mmprod: Mmprod, run: Path, tmp_path: Path) -> None:
-    bundle = bundle_of(open_run(run), tmp_path / "b")
+    bundle = bundle_of(run, tmp_path / "b")
     asked = ("--graph", "text_to_image", "--batch", 1, "--runs", 3, "--against", run)
     result = mmprod("bench", "run", bundle.root, *asked, "--json", "--out", tmp_path / "a.json")
     assert result.code == 0, result.err
