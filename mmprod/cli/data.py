@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 STATS_SAMPLES = 2000
 """Captions and attributes that `stats` reads; pictures are counted exactly."""
+STATS_VALUES = 12
+"""Values of one attribute that the table names."""
 
 app = group("Prepare, describe and check data sets.")
 prepare = group("Make a prepared data set, from scratch or from your pictures.")
@@ -121,20 +123,27 @@ def _describe(out: Output, root: Path) -> None:
         "on disk": megabytes(data["bytes"]),
         "example": sampled["example"] or "no captions",
     }
-    rows = [
-        (name, ", ".join(f"{value} {share:.0%}" for value, share in shares.items()))
-        for name, shares in sampled["attributes"].items()
-    ]
+    rows = [(name, _most(shares)) for name, shares in sampled["attributes"].items()]
     out.result(data, Fields("", fields), *([Table("", ("attribute", "values"), rows)] * bool(rows)))
 
 
+def _most(shares: dict[str, float]) -> str:
+    """The most frequent values in a line; all of them are in the JSON."""
+    shown_ones = [f"{value} {share:.0%}" for value, share in list(shares.items())[:STATS_VALUES]]
+    more = len(shares) - len(shown_ones)
+    return ", ".join(shown_ones) + (f", and {more:,} more" if more else "")
+
+
 def _sampled(split: Split) -> dict[str, Any]:
-    """An example caption, and shares of attribute values, over the first pictures of a split."""
+    """An example caption, and shares of attribute values over pictures spread evenly in a split
+    (which may be in order of some attribute).
+    """
     import numpy as np
 
     from mmprod.data.attributes import LANGUAGES
 
-    indices = np.arange(min(len(split), STATS_SAMPLES))
+    count = min(len(split), STATS_SAMPLES)
+    indices = np.arange(count) * len(split) // max(count, 1)
     counts: dict[str, Counter[str]] = {}
     for attributes in split.attributes(indices):
         for name, value in attributes.items():

@@ -99,10 +99,10 @@ def fetch_packages(packages: list[str], folder: Path) -> None:
             npm,
             "pack",
             package,
-            "--silent",
+            "--loglevel=error",
             "--ignore-scripts",
             "--pack-destination",
-            str(target),
+            str(target.resolve()),
         ]
         try:
             run = subprocess.run(

@@ -1,9 +1,10 @@
 """The training objective of the fusion transformer, in the design's three terms.
 
-    L_total = L_encoder + L_cross-modal + L_reconstruction L_encoder        masked likelihood of one
-    modality while the other is wholly masked L_cross-modal    masked likelihood of one modality
-    given the other clean, both ways, + SigLIP between the towers L_reconstruction masked likelihood
-    of both, each masked at its own ratio
+    L_total          = L_encoder + L_cross-modal + L_reconstruction
+    L_encoder        : masked likelihood of one modality while the other is wholly masked
+    L_cross-modal    : masked likelihood of one modality given the other clean, both ways,
+                       + SigLIP between the towers
+    L_reconstruction : masked likelihood of both, each masked at its own ratio
 
 Every cross-entropy is divided by ln(vocabulary), so an untrained model starts near 1 in each. A
 sample belongs to one task, drawn with the shares of `TASKS`; each sample's loss is a mean over its
@@ -11,8 +12,7 @@ own masked places, so the loss of a global batch is the plain mean over samples 
 on how ranks share them.
 
 Sources: MaskGIT (Chang et al. 2022, sec. 3.1), UniDisc (Swerdlow et al. 2025: whole-modality
-masking), SigLIP (Zhai et al. 2023, eq. 1) on
-partly masked inputs (FLIP, Li et al. 2023).
+masking), SigLIP (Zhai et al. 2023, eq. 1) on partly masked inputs (FLIP, Li et al. 2023).
 """
 
 from __future__ import annotations

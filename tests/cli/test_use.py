@@ -10,6 +10,7 @@ from PIL import Image
 
 from mmprod.cli.sheet import GAP
 from mmprod.cli.use import tidied
+from mmprod.data.writer import DataInfo, DataWriter, Sample
 
 from .conftest import Mmprod
 
@@ -196,6 +197,21 @@ def test_data_is_described_and_checked(mmprod: Mmprod, run: Path, tmp_path: Path
     assert stats["example"]
     assert mmprod("data", "verify", run / "data").code == 0
     assert mmprod("data", "verify", tmp_path).code == 4
+
+
+def test_stats_see_the_whole_of_a_split_that_is_in_order(
+    mmprod: Mmprod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmprod.cli.data.STATS_SAMPLES", 40)
+    with DataWriter(tmp_path / "data", DataInfo("emoji", 4, 0, {})) as writer:
+        for index in range(400):
+            about = {"style": "flat" if index < 200 else "round", "concept": f"c{index}"}
+            writer.add("train", Sample(str(index), np.zeros((4, 4, 3), np.uint8), (), about))
+    stats = mmprod("data", "stats", tmp_path / "data", "--json").json()
+    assert stats["attributes"]["style"] == {"flat": 0.5, "round": 0.5}
+    assert len(stats["attributes"]["concept"]) == 40
+    words = mmprod("data", "stats", tmp_path / "data").out
+    assert "and 28 more" in " ".join(words.split())
 
 
 def test_prepare_avatars_twice_gives_the_same_data(mmprod: Mmprod, tmp_path: Path) -> None:

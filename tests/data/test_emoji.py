@@ -221,13 +221,14 @@ def fake_npm(folder: Path, script: str) -> None:
 def test_packages_are_fetched_by_name_and_unpacked(
     packages: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A stand-in for npm packs what lies in a folder, as `npm pack` does."""
+    """A stand-in for npm packs what lies in a folder, as `npm pack` does; here a relative one."""
     archive = tmp_path / "names.tgz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(packages / folder_of(NAMES) / "package", "package")
     fake_npm(tmp_path / "bin", f'[ "$1 $2" = "pack {NAMES}" ] && cp {archive} "$6/fetched.tgz"')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    fetch_packages([NAMES], tmp_path / "fetched")
+    monkeypatch.chdir(tmp_path)
+    fetch_packages([NAMES], Path("fetched"))
     assert read_names(tmp_path / "fetched") == read_names(packages)
     assert not list((tmp_path / "fetched").rglob("*.tgz"))
 
