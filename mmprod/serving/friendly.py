@@ -2,6 +2,7 @@
 
     text_to_image   prompt, seed?, count?                              -> pictures (PNG)
     image_to_text   picture, seed?                                     -> text
+    joint           seed?, count?                                      -> pictures (PNG), texts
     edit            picture, mask? | prompt?, strength?, seed?, count? -> pictures (PNG)
     compress        picture                                            -> file, psnr
     decompress      file                                               -> pictures (PNG)
@@ -75,6 +76,14 @@ RECIPES = (
         friendly_pictures.image_to_text,
     ),
     Recipe(
+        "joint",
+        "draw pictures and their captions together, out of nothing",
+        (SEED, COUNT),
+        (PICTURES, Port("texts", "BYTES", (-1,), "text")),
+        ("joint",),
+        friendly_pictures.joint,
+    ),
+    Recipe(
         "edit",
         "draw parts of a picture anew: the white of a mask, or what a new text contradicts",
         (
@@ -141,7 +150,7 @@ class FriendlyModel:
         self.inputs, self.outputs = recipe.inputs, recipe.outputs
         self.steps = tuple(kit.graphs[name].step for name in recipe.graphs)
         self.extra: Parameters = {}
-        if {"text_to_image", "edit"} & set(recipe.graphs):
+        if {"text_to_image", "joint", "edit"} & set(recipe.graphs):
             self.extra = {"guidance": kit.sampler.guidance, "steps": kit.sampler.image_steps}
         self._make, self._kit, self._pool = recipe.make, kit, pool
         self._most = threads * (1 + QUEUE)

@@ -11,6 +11,7 @@ from mmprod.sampling import (
     Ids,
     Pixels,
     caption_images,
+    draw_joint,
     edit_images,
     generate_images,
     no_words,
@@ -40,6 +41,14 @@ def image_to_text(kit: Kit, given: Given, call: Call) -> Made:
     picture, seed = given.square("picture", kit.dims.image_size), given.seed()
     texts = caption_images(kit.runner("image_to_text", call), kit.tokenizer, picture[None], seed)
     return Made({"text": as_elements(text.encode() for text in texts)}, {"seed": seed})
+
+
+def joint(kit: Kit, given: Given, call: Call) -> Made:
+    """Pair i of a request is drawn with the noise (seed, i)."""
+    seed, runner = given.seed(), kit.runner("joint", call)
+    drawn = draw_joint(runner, given.number("count", 1, 1, runner.spec.dims[0].max), seed)
+    texts = as_elements(text.encode() for text in kit.tokenizer.decode(drawn.tokens))
+    return Made({"pictures": as_pngs(drawn.pixels), "texts": texts}, {"seed": seed})
 
 
 def edit(kit: Kit, given: Given, call: Call) -> Made:

@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -25,9 +26,10 @@ from mmprod.errors import EnvironmentMissing
 from mmprod.serving.deployment import VERSION
 from mmprod.serving.door import REQUEST_ID, access, request_id, same_key
 from mmprod.serving.messages import LONGEST_NAME, MOST_AXES, MOST_TENSORS, metadata
-from mmprod.serving.refusal import INTERNAL, Refused, bad
+from mmprod.serving.refusal import INTERNAL, Refused, bad, unavailable
 from mmprod.serving.service import NAME, Ask, Reply, Service
 from mmprod.serving.settings import Settings
+from mmprod.serving.sockets import hang_up, refuse_newcomers_at
 from mmprod.serving.tensors import BYTES, Sent, raw_bytes
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ CONTENTS |= {"FP32": "fp32_contents", BYTES: "bytes_contents"}
 """Field of a tensor's typed content, by datatype."""
 OPEN = ("ServerLive", "ServerReady")
 """Calls that need no key."""
+CUT_S = 1.0
+"""for the library to give up what is not done in time"""
 CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.REQUEST_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -48,8 +52,29 @@ CODES = {
 }
 
 
-async def start_grpc(service: Service, host: str, port: int) -> tuple[grpc.aio.Server, int]:
-    """A server that answers, and its port. Raises EnvironmentMissing when the port is taken."""
+class GrpcServer:
+    """A server that answers at `port`."""
+
+    def __init__(self, server: grpc.aio.Server, gate: _Gate, port: int) -> None:
+        self._server, self._gate, self.port = server, gate, port
+
+    async def stop(self, seconds: float) -> None:
+        """Within so many seconds the calls that have begun are answered; others are UNAVAILABLE.
+
+        The library's own stop ends what arrives just then with CANCELLED, which no client repeats
+        (github.com/grpc/grpc/issues/41785), so it comes when there is no connection left. It waits
+        20 s for a client that reads nothing; we do not.
+        """
+        end = time.monotonic() + seconds
+        refuse_newcomers_at(self.port)
+        await self._gate.close(seconds)
+        await hang_up(self.port, end - time.monotonic())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._server.stop(None), CUT_S)
+
+
+async def start_grpc(service: Service, host: str, port: int) -> GrpcServer:
+    """A server that answers. Raises EnvironmentMissing when the port is taken."""
     limits = service.settings.limits
     options = [
         ("grpc.max_receive_message_length", limits.body_bytes),
@@ -57,8 +82,9 @@ async def start_grpc(service: Service, host: str, port: int) -> tuple[grpc.aio.S
         ("grpc.max_concurrent_streams", limits.requests),
         ("grpc.so_reuseport", 0),
     ]
+    gate = _Gate(service.settings)
     server = grpc.aio.server(
-        interceptors=[_Gate(service.settings)],
+        interceptors=[gate],
         options=options,
         maximum_concurrent_rpcs=limits.requests,
     )
@@ -71,14 +97,26 @@ async def start_grpc(service: Service, host: str, port: int) -> tuple[grpc.aio.S
             f"gRPC cannot listen on {place}", hint="give another --grpc-port"
         ) from error
     await server.start()
-    return server, bound
+    return GrpcServer(server, gate, bound)
 
 
 class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Before a message is read: the key. While it comes: the time that a body over REST has."""
+    """Before a message is read: the key, and whether the server stops. While it comes: the time
+    that a body over REST has.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._key, self._receive_s = settings.key, settings.limits.receive_s
+        self._closed = False
+        self._begun = 0
+        self._idle = asyncio.Event()
+
+    async def close(self, seconds: float) -> None:
+        """Let no call begin any more, and wait so long for those that have."""
+        self._closed = True
+        if self._begun:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), seconds)
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """The same call in the form that reads its message itself; on the wire they are alike."""
@@ -89,6 +127,10 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         known = same_key(given.removeprefix("Bearer "), self._key) if self._key else True
 
         async def answer(messages: Any, context: Any) -> Any:
+            if self._closed:
+                await _abort(context, unavailable("this server is stopping"))
+            self._begun += 1
+            context.add_done_callback(self._ended)
             if not known and details.method.rpartition("/")[2] not in OPEN:
                 refused = Refused(HTTPStatus.UNAUTHORIZED, "this server asks for a key")
                 await _abort(context, refused)
@@ -105,6 +147,12 @@ class _Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return grpc.stream_unary_rpc_method_handler(
             answer, handler.request_deserializer, handler.response_serializer
         )
+
+    def _ended(self, context: Any) -> None:
+        """The answer is with the kernel, or the call was given up."""
+        self._begun -= 1
+        if self._closed and not self._begun:
+            self._idle.set()
 
 
 class _Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]

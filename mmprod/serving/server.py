@@ -102,8 +102,8 @@ async def _serve(
     )
     server, grpc_port = _Server(config, service, listener), 0
     if settings.grpc_port is not None:
-        beside, grpc_port = await start_grpc(service, settings.host, settings.grpc_port)
-        server.stop_beside = beside.stop
+        beside = await start_grpc(service, settings.host, settings.grpc_port)
+        server.stop_beside, grpc_port = beside.stop, beside.port
     loop = asyncio.get_running_loop()
     swaps: set[asyncio.Task[bool]] = set()
 

@@ -124,9 +124,17 @@ def test_a_bundle_end_to_end_and_under_attack(mmprod: Mmprod, run: Path, tmp_pat
     single = tmp_path / "single"
     mmprod("generate", bundle, "a red face", "--seed", 3, "-n", 1, "--separate", single,
            "--out", tmp_path / "grid.png")  # fmt: skip
+    invented = tmp_path / "invented"
+    texts = mmprod("generate", bundle, "--joint", "--seed", 3, "-n", 2, "--separate", invented,
+                   "--out", tmp_path / "grid.png", "--json").json()["captions"]  # fmt: skip
     with serving(bundle, tmp_path / "log", "--shadow", "1") as served:
         drawn = ask(served, "text_to_image", prompt="a red face", seed=3)["pictures"][0]
         assert picture(drawn).tobytes() == Image.open(single / "0.png").tobytes()
+        both = ask(served, "joint", seed=3, count=2)
+        assert both["texts"] == texts
+        assert [picture(made).tobytes() for made in both["pictures"]] == [
+            Image.open(invented / f"{number}.png").tobytes() for number in range(2)
+        ]
         content = file.read_bytes()
         assert ask(served, "image_to_text", picture=content, seed=0)["text"] == [text]
         small = base64.b64decode(ask(served, "compress", picture=content)["file"][0])
@@ -135,7 +143,7 @@ def test_a_bundle_end_to_end_and_under_attack(mmprod: Mmprod, run: Path, tmp_pat
         assert len(ask(served, "edit", picture=content, prompt="blue", count=2)["pictures"]) == 2
         vector = ask(served, "embed", text="a red face")["embedding"]
         assert sum(value * value for value in vector) == pytest.approx(1, abs=1e-4)
-        wait_until(lambda: served.metric("mmprod_shadow_checks_total") >= 7, 60)
+        wait_until(lambda: served.metric("mmprod_shadow_checks_total") >= 8, 60)
         page = served.request("GET", "/metrics")[1].decode()
         assert 'verdict="fail"' not in page and 'verdict="error"' not in page
         served.process.send_signal(signal.SIGTERM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -28,11 +29,12 @@ def run(settings: Settings, ask: Callable[[grpc.aio.Channel], Awaitable[Any]], *
     service = serve(settings, **how)
 
     async def both() -> Any:
-        server, port = await start_grpc(service, "127.0.0.1", 0)
+        server = await start_grpc(service, "127.0.0.1", 0)
         options = [("grpc.max_send_message_length", -1)]
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        place = f"127.0.0.1:{server.port}"
+        async with grpc.aio.insecure_channel(place, options=options) as channel:
             found = await ask(channel)
-        await server.stop(None)
+        await server.stop(5)
         return found
 
     try:
@@ -158,3 +160,52 @@ def test_a_call_has_its_line_in_the_log_and_its_id(caplog: pytest.LogCaptureFixt
     assert {(line["method"], line["model"], line["status"]) for line in lines} == {
         ("gRPC", "graph.embed_text", 200)
     }
+
+
+async def stopping(seconds: float, message_after_s: float) -> tuple[Any, Any, float]:
+    """A server is stopped while a call waits for its message and before another begins: what
+    becomes of both, and how long it took.
+    """
+    service = serve(SETTINGS)
+    server = await start_grpc(service, "127.0.0.1", 0)
+
+    async def slowly() -> AsyncIterator[Any]:
+        await asyncio.sleep(message_after_s)
+        yield asked()
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        begun = asyncio.ensure_future(outcome(opened(channel, slowly())))
+        await asyncio.sleep(0.2)
+        start = time.monotonic()
+        stop = asyncio.create_task(server.stop(seconds))
+        await asyncio.sleep(0.1)
+        stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        late = await outcome(stub.ModelInfer(asked()))
+        await stop
+        took = time.monotonic() - start
+        found = await begun
+    service.close()
+    return found, late, took
+
+
+async def outcome(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        return error
+
+
+def test_a_call_that_has_begun_is_answered_and_a_late_one_refused() -> None:
+    found, late, took = asyncio.run(stopping(8, 0.5))
+    assert found.outputs[0].shape == [1, 6]
+    assert late.code() == grpc.StatusCode.UNAVAILABLE
+    assert "stopping" in str(late.details())
+    assert dict(late.trailing_metadata())["retry-after"] == "1"
+    assert took < 2
+
+
+def test_a_call_that_does_not_end_is_given_up_in_time() -> None:
+    found, late, took = asyncio.run(stopping(0.5, 60))
+    assert isinstance(found, grpc.aio.AioRpcError)
+    assert late.code() == grpc.StatusCode.UNAVAILABLE
+    assert 0.5 <= took < 3

@@ -33,7 +33,8 @@ from tests.serving.fakes import (
     text,
 )
 
-FRIENDLY = ["text_to_image", "image_to_text", "edit", "compress", "decompress", "embed", "search"]
+FRIENDLY = ["text_to_image", "image_to_text", "joint", "edit"]
+FRIENDLY += ["compress", "decompress", "embed", "search"]
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,23 @@ def test_image_to_text(service: Service, kind: str) -> None:
     assert found["text"]["data"][0].startswith("tokens")
 
 
+def test_a_picture_and_its_text_are_drawn_together(service: Service) -> None:
+    asked = [tensor("seed", "INT64", [5]), tensor("count", "INT32", [3])]
+    first = infer(service, "joint", asked)
+    found = outputs(first)
+    assert [pixels_of(made).shape for made in files(found["pictures"])] == [(16, 16, 3)] * 3
+    assert found["texts"]["shape"] == [3]
+    assert all(made.startswith("tokens") for made in found["texts"]["data"])
+    assert len(set(found["texts"]["data"])) == 3
+    told = first.json()["parameters"]
+    assert (told["seed"], told["graph"]) == (5, "joint")
+    alone = outputs(infer(service, "joint", asked[:1]))
+    assert alone["pictures"]["data"] == found["pictures"]["data"][:1]
+    assert alone["texts"]["data"] == found["texts"]["data"][:1]
+    unseeded = [infer(service, "joint", []).json()["parameters"]["seed"] for _ in "ab"]
+    assert unseeded[0] != unseeded[1]
+
+
 def test_edit_by_mask_and_by_words(service: Service) -> None:
     picture = file("picture", png(16, 16))
     mask = np.zeros((16, 16), np.uint8)
@@ -237,6 +255,8 @@ def test_embed_and_search(service: Service) -> None:
         ("text_to_image", [text("prompt", "x"), tensor("seed", "INT64", [-1])], "within 0"),
         ("text_to_image", [], "'prompt' is missing"),
         ("text_to_image", [text("prompts", "x")], "no input 'prompts'"),
+        ("joint", [tensor("count", "INT32", [17])], "within 1 to 16"),
+        ("joint", [text("prompt", "x")], "no input 'prompt'"),
         ("image_to_text", [file("picture", b"no picture")], "no whole PNG, JPEG, WEBP file"),
         ("image_to_text", [file("picture", png(1, 1))], "sides of 8 to"),
         ("image_to_text", [file("picture", png(40, 7))], "sides of 8 to"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.slow
-VIEWS = ("draw", "describe", "edit", "search", "compress")
+VIEWS = ("draw", "describe", "invent", "edit", "search", "compress")
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,25 @@ def test_a_person_draws_describes_edits_and_compresses(
         )
         (text,) = ask(server, "image_to_text", picture=picture, seed=3)["text"]
         assert page.inner_text("#describe blockquote").split() == (text or "(no words)").split()
+        _invent(watched, server)
         _edit(watched, picture)
         page.click("#tab-search")
         assert page.inner_text("#search").startswith("No index loaded")
         _compress(watched, server, tmp_path)
+
+
+def _invent(watched: Watched, server: Served) -> None:
+    page = watched.page
+    page.click("#tab-invent")
+    page.fill("#invent-count", "3")
+    page.fill("#invent-seed", "4")
+    watched.send("invent")
+    assert watched.said("invent") == "3 pictures, seed 4."
+    wanted = ask(server, "joint", seed=4, count=3)
+    np.testing.assert_array_equal(shown(watched, "invent"), decoded(wanted["pictures"]))
+    captions = page.locator("#invent .caption").all_inner_texts()
+    texts = [(text or "(no words)").split() for text in wanted["texts"]]
+    assert [caption.split() for caption in captions] == texts
 
 
 def _edit(watched: Watched, picture: bytes) -> None:

@@ -5,6 +5,7 @@ import { startDescribe } from "/web/describe.js";
 import { byId } from "/web/dom.js";
 import { startDraw, tellSampler } from "/web/draw.js";
 import { startEdit } from "/web/edit.js";
+import { startInvent } from "/web/invent.js";
 import { Picker, takeFromPage } from "/web/picker.js";
 import { get, useKey } from "/web/protocol.js";
 import { startSearch } from "/web/search.js";
@@ -12,6 +13,7 @@ import { watchServer } from "/web/status.js";
 import { currentView, go, readAddress, startTabs } from "/web/tabs.js";
 
 const server = { views: new Set() }; // the views whose models it has
+const COUNTED = ["draw", "invent", "edit"]; // the views that draw as many pictures as are wanted
 const pickers = {};
 const panels = [...document.querySelectorAll('[role="tabpanel"]')];
 
@@ -22,6 +24,7 @@ function addPicker(view, onChange) {
 const drawAddress = startDraw(server);
 addPicker("describe");
 startDescribe(server, pickers.describe);
+startInvent(server);
 addPicker("edit", startEdit(server, () => pickers.edit));
 addPicker("search", startSearch(server, () => pickers.search));
 addPicker("compress", startCompress(server, () => pickers.compress));
@@ -62,7 +65,7 @@ async function start() {
       server.views.add(panel.id);
     }
   }
-  await Promise.all(["draw", "edit"].filter((view) => server.views.has(view)).map(tellLimits));
+  await Promise.all(COUNTED.filter((view) => server.views.has(view)).map(tellLimits));
   drawFrom(...readAddress());
 }
 
