@@ -41,9 +41,9 @@ from mmprod.graphs.spec import GraphSpec
 from mmprod.log import configure_logging
 from mmprod.models.codec import build_codec
 from mmprod.models.fusion import build_fusion
-from mmprod.models.order import halton_ranks, image_bounds, text_bounds
+from mmprod.models.order import halton_ranks, image_bounds
 from mmprod.runners.bf16 import BF16, emulate
-from mmprod.runners.host_steps import draw, guided, most_confident
+from mmprod.runners.host_steps import draw, guided, next_words
 from mmprod.runners.ort import PartRunner
 
 LIVELY = 4.0
@@ -223,17 +223,16 @@ def texts(
     shares: dict[str, Shares],
 ) -> Sides:
     """picture -> text, likewise; which places are filled in is drawn too, so to say."""
-    bounds = text_bounds(dims.text_length, sampler.text_steps)
     exact = free = np.full((len(codes), dims.text_length), dims.vocabulary, np.int32)
     chances = sampler.text_temperature, sampler.min_probability
     sides: Sides = []
     for at in range(sampler.text_steps):
         noise = rng.random(exact.shape, dtype=np.float32)
-        count = bounds[at + 1] - bounds[at]
 
         def filled(graph: PartRunner, tokens: Array) -> tuple[Array, Array]:
             found = graph({"codes": codes, "tokens": tokens})["text_logits"]
-            chosen = most_confident(found, tokens == dims.vocabulary, count)  # noqa: B023
+            masked = tokens == dims.vocabulary
+            chosen = next_words(found, masked, at, sampler.text_steps)  # noqa: B023
             return found, np.where(chosen, draw(found, noise, *chances), tokens)  # noqa: B023
 
         raw, after = filled(step.exact, exact)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 
-CONFIDENCE_LEVELS = 64
+CERTAIN = 0.95
+"""a text's place whose likeliest token has this probability is filled in at once"""
 BELOW_ONE = 1 - 2.0**-20
 """keeps u * total strictly below the last value of the cumulative sum in float32"""
 
@@ -45,6 +46,9 @@ def image_bounds(positions: int, steps: int) -> list[int]:
     return bounds
 
 
-def text_bounds(length: int, steps: int) -> list[int]:
-    """Places known after step 0..T, evenly."""
-    return [round(length * t / steps) for t in range(steps + 1)]
+def text_shares(steps: int) -> list[tuple[int, int]]:
+    """Which share of the uncertain places, those on the left, a text fills in at step 0..T-1, as
+    (numerator, denominator): few at first, ever more, all at the last. Were no place certain, a
+    share (t/T)^2 of all would be known after t steps.
+    """
+    return [(2 * t + 1, steps**2 - t**2) for t in range(steps)]

@@ -7,10 +7,10 @@ the places of a step are constants;
 - a draw is an inverse CDF of one uniform number that enters as an input, so every backend sees the
 same randomness and the
   noise is T x N floats instead of T x N x K for Gumbel noise;
-- texts are unmasked by confidence, ranked by counting pairwise comparisons (L^2 of them) instead of
-sorting. Confidence is
-  rounded to 1/64 and ties are broken by place, so rounding differences between backends do not
-  reorder tokens.
+- texts are unmasked where the model is certain (as in Fast-dLLM, Wu et al. 2025), and else from
+the left, few places at first. The first words settle language and order of what follows, which the
+most confident places, the padding, do not; and only probabilities near one number, not their order,
+can part two backends.
 """
 
 from __future__ import annotations
@@ -19,13 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmprod.config.schema import Dims, SamplerConfig
-from mmprod.models.order import (
-    BELOW_ONE,
-    CONFIDENCE_LEVELS,
-    halton_ranks,
-    image_bounds,
-    text_bounds,
-)
+from mmprod.models.order import BELOW_ONE, CERTAIN, halton_ranks, image_bounds, text_shares
 
 
 def draw_weights(logits: Tensor, temperature: float, min_probability: float) -> Tensor:
@@ -92,19 +86,19 @@ class ImageUnmask(nn.Module):
 
 
 class TextUnmask(nn.Module):
-    """Draw, and the most confident places of a step."""
+    """Draw; every place that is certain, and of the others some on the left."""
 
-    bounds: Tensor
-    tie_break: Tensor
+    before: Tensor
+    shares: Tensor
 
     def __init__(self, dims: Dims, sampler: SamplerConfig) -> None:
         super().__init__()
-        self.mask_id, self.length = dims.vocabulary, dims.text_length
+        self.mask_id = dims.vocabulary
         self.temperature, self.min_probability = sampler.text_temperature, sampler.min_probability
-        bounds = torch.tensor(text_bounds(dims.text_length, sampler.text_steps), dtype=torch.int32)
-        self.register_buffer("bounds", bounds, persistent=False)
-        tie_break = torch.arange(dims.text_length - 1, -1, -1, dtype=torch.int32)
-        self.register_buffer("tie_break", tie_break, persistent=False)
+        place = torch.arange(dims.text_length)
+        self.register_buffer("before", place < place[:, None], persistent=False)
+        shares = torch.tensor(text_shares(sampler.text_steps), dtype=torch.int32)
+        self.register_buffer("shares", shares, persistent=False)
 
     def forward(self, step: Tensor, logits: Tensor, tokens: Tensor, noise: Tensor) -> Tensor:
         """step (1,) int64; logits (B, L, V); tokens (B, L) int32; noise (B, T, L) -> tokens (B, L)
@@ -113,21 +107,20 @@ class TextUnmask(nn.Module):
         uniform = noise.index_select(1, step)[:, 0]
         drawn = draw(logits, uniform, self.temperature, self.min_probability)
         confidence = 1 / torch.exp(logits - logits.amax(-1, keepdim=True)).sum(-1)
-        level = torch.round(confidence * CONFIDENCE_LEVELS).to(torch.int32)
         masked = tokens == self.mask_id
-        score = torch.where(
-            masked, level * self.length + self.tie_break, torch.full_like(tokens, -1)
-        )
-        rank = (score[:, None, :] > score[:, :, None]).to(torch.int32).sum(-1, dtype=torch.int32)
-        count = self.bounds.index_select(0, step + 1) - self.bounds.index_select(0, step)
-        return torch.where(masked & (rank < count), drawn, tokens)
+        certain = masked & (confidence >= CERTAIN)
+        open_ = masked & ~certain
+        rank = (open_[:, None, :] & self.before).to(torch.int32).sum(-1, dtype=torch.int32)
+        count = open_.to(torch.int32).sum(-1, keepdim=True, dtype=torch.int32)
+        share = self.shares.index_select(0, step)
+        first = open_ & (rank * share[:, 1:] < count * share[:, :1])
+        return torch.where(certain | first, drawn, tokens)
 
 
 class JointUnmask(nn.Module):
     """The two of them side by side, with as many steps for the text as for the picture.
 
-    The text is unmasked evenly and the picture few places first, so the words run ahead of what
-    they describe. Call the parts.
+    Call the parts.
     """
 
     def __init__(self, dims: Dims, sampler: SamplerConfig) -> None:

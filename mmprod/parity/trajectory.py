@@ -23,9 +23,9 @@ from mmprod.bundle import Bundle
 from mmprod.config.schema import Dims, SamplerConfig
 from mmprod.graphs.runner import Array, Runner
 from mmprod.graphs.spec import GraphSpec
-from mmprod.models.order import halton_ranks, image_bounds, text_bounds
+from mmprod.models.order import halton_ranks, image_bounds
 from mmprod.parity.candidates import Candidate, Parting, Sample, open_own
-from mmprod.runners.host_steps import cumulative, denoised, most_confident, threshold
+from mmprod.runners.host_steps import cumulative, denoised, next_words, threshold
 
 logger = logging.getLogger(__name__)
 
@@ -136,8 +136,7 @@ class Path:
             low, high = image_bounds(self.dims.positions, self.spec.loop_steps)[step : step + 2]
             chosen: Array = masked & (ranks >= low) & (ranks < high)
             return chosen
-        low, high = text_bounds(self.dims.text_length, self.spec.loop_steps)[step : step + 2]
-        return most_confident(logits, masked, high - low)
+        return next_words(logits, masked, step, self.spec.loop_steps)
 
     def _noise(self, noise: Array, name: str) -> Array:
         """The part of the noise (1, T, S) that an output is drawn with; `joint` has both in one."""

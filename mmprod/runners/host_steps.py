@@ -10,7 +10,7 @@ import numpy as np
 
 from mmprod.config.schema import SamplerConfig
 from mmprod.graphs.runner import Array, Arrays
-from mmprod.models.order import BELOW_ONE, CONFIDENCE_LEVELS
+from mmprod.models.order import BELOW_ONE, CERTAIN, text_shares
 
 
 def denoised(
@@ -63,14 +63,14 @@ def draw(logits: Array, uniform: Array, temperature: float, min_probability: flo
     return drawn
 
 
-def most_confident(logits: Array, masked: Array, count: int) -> Array:
-    """logits (B, L, V), masked (B, L) bool -> which `count` masked places a text fills in (B, L)
-    bool: the most confident ones, earlier ones first among equals.
+def next_words(logits: Array, masked: Array, step: int, steps: int) -> Array:
+    """logits (B, L, V), masked (B, L) bool -> which masked places a text fills in at step 0..T-1
+    (B, L) bool: those that are certain, and of the others some on the left.
     """
-    length = masked.shape[1]
     confidence = 1 / np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)
-    level = np.round(confidence * CONFIDENCE_LEVELS).astype(np.int32)
-    score = np.where(masked, level * length + np.arange(length - 1, -1, -1, dtype=np.int32), -1)
-    rank = (score[:, None, :] > score[:, :, None]).sum(-1)
-    chosen: Array = masked & (rank < count)
+    certain = masked & (confidence >= np.float32(CERTAIN))
+    left = masked & ~certain
+    share, of = text_shares(steps)[step]
+    first = (left.cumsum(-1) - 1) * of < left.sum(-1, keepdims=True) * share
+    chosen: Array = certain | (left & first)
     return chosen

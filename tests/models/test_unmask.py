@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
 from mmprod.config.schema import Dims, SamplerConfig
-from mmprod.models.order import halton_ranks, image_bounds, text_bounds
+from mmprod.models.order import CERTAIN, halton_ranks, image_bounds, text_shares
 from mmprod.models.unmask import ImageUnmask, TextUnmask, draw
+from mmprod.runners.host_steps import next_words
 
 DIMS = Dims(16, 4, 11, 6, 9, 8)
 SAMPLER = SamplerConfig(image_steps=4, text_steps=3)
@@ -28,9 +31,17 @@ def test_halton_ranks_are_a_permutation_that_spreads_out(grid: int) -> None:
 
 @pytest.mark.parametrize(("positions", "steps"), [(64, 8), (64, 64), (256, 16), (4, 1), (5, 4)])
 def test_schedules_rise_strictly_from_none_to_all(positions: int, steps: int) -> None:
-    for bounds in (image_bounds(positions, steps), text_bounds(positions, steps)):
-        assert bounds[0] == 0 and bounds[-1] == positions and len(bounds) == steps + 1
-        assert all(a < b for a, b in itertools.pairwise(bounds))
+    bounds = image_bounds(positions, steps)
+    assert bounds[0] == 0 and bounds[-1] == positions and len(bounds) == steps + 1
+    assert all(a < b for a, b in itertools.pairwise(bounds))
+
+
+def test_shares_of_a_text_grow_and_leave_nothing() -> None:
+    shares = [Fraction(*share) for share in text_shares(8)]
+    assert all(0 < a < b for a, b in itertools.pairwise(shares))
+    assert shares[-1] == 1
+    left = math.prod(1 - share for share in shares[:4])
+    assert left == 1 - Fraction(4, 8) ** 2
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -126,25 +137,58 @@ def test_guidance_pulls_towards_the_condition() -> None:
     assert hits(4.0) > hits(0.0)
 
 
-def test_text_steps_take_the_most_confident_places_first() -> None:
-    unmask = TextUnmask(DIMS, SAMPLER)
-    logits = torch.zeros(1, 6, 9)
-    for place, strength in enumerate([1.0, 9.0, 0.0, 8.0, 2.0, 3.0]):
+def logits_of(strengths: list[float]) -> torch.Tensor:
+    """(1, L, 9), place i leaning to id i by a logit."""
+    logits = torch.zeros(1, len(strengths), 9)
+    for place, strength in enumerate(strengths):
         logits[0, place, place] = strength
+    return logits
+
+
+def known(tokens: torch.Tensor) -> list[int]:
+    return (tokens != 9).nonzero()[:, 1].tolist()
+
+
+def test_text_steps_take_what_is_certain_and_else_the_left() -> None:
+    unmask = TextUnmask(DIMS, SAMPLER)
+    logits = logits_of([1.0, 9.0, 0.0, 8.0, 2.0, 3.0])
     noise = torch.full((1, 3, 6), 0.5)
     tokens = torch.full((1, 6), 9, dtype=torch.int32)
     tokens = unmask(torch.tensor([0]), logits, tokens, noise)
-    assert (tokens != 9).nonzero()[:, 1].tolist() == [1, 3]
+    assert known(tokens) == [0, 1, 3]  # of the four uncertain places a ninth, so one
     tokens = unmask(torch.tensor([1]), logits, tokens, noise)
-    assert (tokens != 9).nonzero()[:, 1].tolist() == [1, 3, 4, 5]
+    assert known(tokens) == [0, 1, 2, 3, 4]  # of three places 3/8, so two
     tokens = unmask(torch.tensor([2]), logits, tokens, noise)
     assert bool((tokens != 9).all())
+    assert tokens[0, [1, 3]].tolist() == [1, 3]
 
 
-def test_ties_in_confidence_are_broken_by_place() -> None:
+def test_certainty_is_a_probability() -> None:
     unmask = TextUnmask(DIMS, SAMPLER)
-    logits = torch.zeros(1, 6, 9) + 1e-6 * torch.randn(1, 6, 9)
+    border = math.log(8 * CERTAIN / (1 - CERTAIN))
+    logits = logits_of([0.0, 0.0, border - 0.01, border + 0.01, 0.0, 0.0])
     tokens = torch.full((1, 6), 9, dtype=torch.int32)
     tokens = unmask(torch.tensor([0]), logits, tokens, torch.zeros(1, 3, 6))
-    assert (tokens != 9).nonzero()[:, 1].tolist() == [0, 1]
-    assert np.isfinite(logits.numpy()).all()
+    assert known(tokens) == [0, 3]
+
+
+def test_known_tokens_stay() -> None:
+    unmask = TextUnmask(DIMS, SAMPLER)
+    tokens = torch.tensor([[5, 9, 5, 9, 9, 5]], dtype=torch.int32)
+    after = unmask(torch.tensor([2]), logits_of([9.0] * 6), tokens, torch.zeros(1, 3, 6))
+    assert after[0].tolist() == [5, 1, 5, 3, 4, 5]
+
+
+def test_the_host_fills_in_the_same_places() -> None:
+    generator = torch.Generator().manual_seed(0)
+    unmask = TextUnmask(DIMS, SAMPLER)
+    tokens = torch.full((40, 6), 9, dtype=torch.int32)
+    for step in range(SAMPLER.text_steps):
+        logits = 3 * torch.randn(40, 6, 9, generator=generator)
+        noise = torch.rand(40, SAMPLER.text_steps, 6, generator=generator)
+        after = unmask(torch.tensor([step]), logits, tokens, noise)
+        masked = (tokens == 9).numpy()
+        chosen = next_words(logits.numpy(), masked, step, SAMPLER.text_steps)
+        np.testing.assert_array_equal(chosen, (after != tokens).numpy())
+        tokens = after
+    assert bool((tokens != 9).all())
