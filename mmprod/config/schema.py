@@ -241,6 +241,9 @@ class Config(Section):
         )
         if steps > 0:
             raise ValueError("a sampler cannot have more steps than the sequence has positions")
+        most = max(self.sampler.image_steps, self.sampler.text_steps)
+        if self.data.text_length * most**2 >= 2**31:  # counted in int32 (models/unmask.py)
+            raise ValueError("data.text_length times a sampler's steps squared must be below 2^31")
         return self
 
     @model_validator(mode="after")

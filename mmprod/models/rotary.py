@@ -3,7 +3,8 @@
 Written as plain operations on halves, a rotation runs over rows of half a head, too short for a
 processor's vectors, and its gradient does so twice. In training on a processor both are one
 product with tables as wide as a head and one with the halves exchanged; the same numbers to the
-bit in fp32, a third of the time. Evaluation, export and every other device keep the plain form.
+bit in fp32, in less time. Evaluation, export and every other device keep the plain form. There are
+first derivatives only, and no torch.func.
 """
 
 from __future__ import annotations

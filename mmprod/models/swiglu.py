@@ -2,8 +2,8 @@
 
 Plain operations keep silu(gate) for the backward pass and join the gradients of the two halves by
 a copy of the widest tensor of a block. Here silu is computed again, and both gradients are written
-where they belong; the forward pass is the same, to the bit. So are evaluation, export and every
-other device.
+where they belong; the forward pass is the same, to the bit. Evaluation, export and every other
+device keep plain operations. There are first derivatives only, and no torch.func.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class TextUnmask(nn.Module):
 class JointUnmask(nn.Module):
     """The two of them side by side, with as many steps for the text as for the picture.
 
-    Call the parts.
+    There is no forward pass: a sampler calls the parts, with what it computes between them.
     """
 
     def __init__(self, dims: Dims, sampler: SamplerConfig) -> None:

@@ -29,7 +29,7 @@ from mmprod.serving.messages import LONGEST_NAME, MOST_AXES, MOST_TENSORS, metad
 from mmprod.serving.refusal import INTERNAL, Refused, bad, unavailable
 from mmprod.serving.service import NAME, Ask, Reply, Service
 from mmprod.serving.settings import Settings
-from mmprod.serving.sockets import hang_up, refuse_newcomers_at
+from mmprod.serving.sockets import LINGER_S, hang_up, refuse_newcomers_at
 from mmprod.serving.tensors import BYTES, Sent, raw_bytes
 
 logger = logging.getLogger(__name__)
@@ -62,15 +62,18 @@ class GrpcServer:
         """Within so many seconds the calls that have begun are answered; others are UNAVAILABLE.
 
         The library's own stop ends what arrives just then with CANCELLED, which no client repeats
-        (github.com/grpc/grpc/issues/41785), so it comes when there is no connection left. It waits
-        20 s for a client that reads nothing; we do not.
+        (github.com/grpc/grpc/issues/41785), so it comes when every connection was told the end: a
+        call that does not finish leaves the last second, or half of a shorter time, to the others.
+        The library waits 20 s for a client that reads nothing; we give it CUT_S beyond the time.
         """
         end = time.monotonic() + seconds
-        refuse_newcomers_at(self.port)
-        await self._gate.close(seconds)
-        await hang_up(self.port, end - time.monotonic())
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._server.stop(None), CUT_S)
+        try:
+            refuse_newcomers_at(self.port)
+            await self._gate.close(seconds - min(LINGER_S, seconds / 2))
+            await hang_up(self.port, end - time.monotonic())
+        finally:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._server.stop(None), CUT_S)
 
 
 async def start_grpc(service: Service, host: str, port: int) -> GrpcServer:

@@ -142,7 +142,9 @@ class _Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._loop.call_later, GRACE_S, self._refuse)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Both protocols finish within the same time."""
+        """Both protocols finish at once, in the time for it and, where a client reads nothing, a
+        little more.
+        """
         ends = [super().shutdown(sockets)]
         if self.stop_beside is not None:
             ends.append(self.stop_beside(self._service.settings.drain_s))

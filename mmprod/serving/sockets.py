@@ -8,6 +8,7 @@ import fcntl
 import os
 import resource
 import socket
+import stat
 import struct
 import sys
 import termios
@@ -91,10 +92,10 @@ def _hang_up_what_is_sent(port: int) -> list[int]:
     for opened in _sockets_at(port):
         if _listens(opened):
             continue
-        told = fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4))
-        found.append(int.from_bytes(told, sys.byteorder))
-        if not found[-1]:
-            with suppress(OSError):  # the other side was faster
+        with suppress(OSError):  # the other side was faster
+            told = fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4))
+            found.append(int.from_bytes(told, sys.byteorder))
+            if not found[-1]:
                 opened.shutdown(socket.SHUT_WR)
     return found
 
@@ -107,9 +108,11 @@ def _sockets_at(port: int) -> Iterator[socket.socket]:
     """What this process has open at a TCP port of its own; each is a copy, closed at the next."""
     for file in _OPEN_FILES.iterdir() if _OPEN_FILES.is_dir() else ():
         with suppress(OSError):  # another thread closed it
-            if not file.is_socket():
+            copy = os.dup(int(file.name))
+            if not stat.S_ISSOCK(os.fstat(copy).st_mode):
+                os.close(copy)
                 continue
-            with socket.socket(fileno=os.dup(int(file.name))) as opened:
+            with socket.socket(fileno=copy) as opened:
                 internet = opened.family in (socket.AF_INET, socket.AF_INET6)
                 if internet and opened.getsockname()[1] == port:
                     yield opened

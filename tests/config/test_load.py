@@ -206,6 +206,12 @@ def test_sizes_that_do_not_fit_blame_the_overrides_too() -> None:
     assert "data.image_size 60 is not a multiple" in error.message
 
 
+def test_steps_that_cannot_be_counted_in_32_bits_are_refused() -> None:
+    sizes = ("data.text_length=1600", "sampler.text_steps=1400")
+    assert "below 2^31" in failure("tiny", *sizes).message
+    load_config("tiny", ["data.text_length=1600", "sampler.text_steps=1000"])
+
+
 def test_schema_lists_every_key_and_forbids_others() -> None:
     schema = json_schema()
     listed = set()
