@@ -38,7 +38,7 @@ test: $(STAMP)  ## the default tests
 	$(BIN)/python -m pytest
 
 slow: $(STAMP)  ## the tests that take longer
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --durations=25
 
 lint: $(STAMP)  ## style, layers, sizes, import cost
 	$(BIN)/ruff check .
