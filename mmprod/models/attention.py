@@ -1,6 +1,7 @@
 """Transformer blocks of the fusion model: self-attention within one stream, and jointly over two.
 
-RMSNorm, RMS-normalised queries and keys (Dehghani et al. 2023, sec. 2), rotary positions, SwiGLU,
+RMSNorm, RMS-normalised queries and keys (Dehghani et al. 2023, sec. 2),
+rotary positions (Su et al. 2021; axial over rows and columns for pictures), SwiGLU (Shazeer 2020),
 joint attention with weights per modality (MM-DiT, Esser et al. 2024, sec. 4). No attention mask
 anywhere: captions are padded with ordinary tokens, so every call stays on the fused path of each
 backend.
@@ -14,8 +15,52 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mmprod.models.rms_norm import RMSNorm
-from mmprod.models.rotary import Rotary
-from mmprod.models.swiglu import SwiGLU
+
+
+class SwiGLU(nn.Module):
+    """x (..., D) -> (silu(x A) * x B) C with hidden width 8/3 D, rounded up to a multiple of 32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = -(-8 * width // 3 // 32) * 32
+        self.up = nn.Linear(width, 2 * self.hidden, bias=False)
+        self.down = nn.Linear(self.hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.up(x).split(self.hidden, dim=-1)
+        out: Tensor = self.down(F.silu(gate) * value)
+        return out
+
+
+class Rotary(nn.Module):
+    """Rotation tables for one modality; `registers` leading positions are not rotated.
+
+    grid 0: positions 0..length-1 on one axis. grid g: length = planes * g*g, half of the head turns
+    with the row, half with the column, alike in every plane.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, head: int, length: int, *, registers: int, grid: int = 0) -> None:
+        super().__init__()
+        place = torch.arange(length, dtype=torch.float32)
+        place = place % grid**2 if grid else place
+        axes = (
+            [place] if not grid else [torch.div(place, grid, rounding_mode="floor"), place % grid]
+        )
+        pairs = head // 2 // len(axes)
+        speed = 100.0 ** (-torch.arange(pairs, dtype=torch.float32) / pairs)
+        angle = torch.cat([axis[:, None] * speed for axis in axes], dim=1)
+        angle = torch.cat([torch.zeros(registers, angle.shape[1]), angle])
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, heads, S, head) -> the same, rotated."""
+        a, b = x.chunk(2, dim=-1)
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 class Projections(nn.Module):

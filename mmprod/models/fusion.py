@@ -22,9 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmprod.config.schema import Dims, FusionConfig
-from mmprod.models.attention import Block, JointBlock
+from mmprod.models.attention import Block, JointBlock, Rotary
 from mmprod.models.rms_norm import RMSNorm
-from mmprod.models.rotary import Rotary
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from mmprod.config.schema import CodecConfig, Config, Dims, FusionConfig
+from mmprod.models.attention import Rotary
 from mmprod.models.fusion import build_fusion
 from mmprod.models.order import halton_ranks
 from mmprod.models.quantizers.fsq import FsqQuantizer
 from mmprod.models.quantizers.lfq import entropy_gap
-from mmprod.models.rotary import Rotary
 from tests.models.kinds import latents, quantizer, small, trained
 
 
