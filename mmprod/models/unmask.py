@@ -3,14 +3,13 @@ exported graph.
 
 Static shapes, no sort, no top-k, no random operator. Three devices make that possible:
 - pictures are unmasked in a fixed low-discrepancy order (Halton-MaskGIT, Besnier et al. 2025), so
-the places of a step are constants;
+  the places of a step are constants;
 - a draw is an inverse CDF of one uniform number that enters as an input, so every backend sees the
-same randomness and the
-  noise is T x N floats instead of T x N x K for Gumbel noise;
-- texts are unmasked where the model is certain (as in Fast-dLLM, Wu et al. 2025), and else from
-the left, few places at first. The first words settle language and order of what follows, which the
-most confident places, the padding, do not; and only probabilities near one number, not their order,
-can part two backends.
+  same randomness and the noise is T x N floats instead of T x N x K for Gumbel noise;
+- texts are unmasked where the model is certain (as in Fast-dLLM, Wu et al. 2025), and else from the
+  left, few places at first. The first words settle language and order of what follows, which the
+  most confident places, the padding, do not; and only probabilities near one number, not their
+  order, can part two backends.
 """
 
 from __future__ import annotations
@@ -109,11 +108,11 @@ class TextUnmask(nn.Module):
         confidence = 1 / torch.exp(logits - logits.amax(-1, keepdim=True)).sum(-1)
         masked = tokens == self.mask_id
         certain = masked & (confidence >= CERTAIN)
-        open_ = masked & ~certain
-        rank = (open_[:, None, :] & self.before).to(torch.int32).sum(-1, dtype=torch.int32)
-        count = open_.to(torch.int32).sum(-1, keepdim=True, dtype=torch.int32)
+        unsure = masked & ~certain
+        rank = (unsure[:, None, :] & self.before).to(torch.int32).sum(-1, dtype=torch.int32)
+        count = unsure.to(torch.int32).sum(-1, keepdim=True, dtype=torch.int32)
         share = self.shares.index_select(0, step)
-        first = open_ & (rank * share[:, 1:] < count * share[:, :1])
+        first = unsure & (rank * share[:, 1:] < count * share[:, :1])
         return torch.where(certain | first, drawn, tokens)
 
 

@@ -69,8 +69,8 @@ def next_words(logits: Array, masked: Array, step: int, steps: int) -> Array:
     """
     confidence = 1 / np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)
     certain = masked & (confidence >= np.float32(CERTAIN))
-    left = masked & ~certain
+    unsure = masked & ~certain
     share, of = text_shares(steps)[step]
-    first = (left.cumsum(-1) - 1) * of < left.sum(-1, keepdims=True) * share
-    chosen: Array = certain | (left & first)
+    first = unsure & ((unsure.cumsum(-1) - 1) * of < unsure.sum(-1, keepdims=True) * share)
+    chosen: Array = certain | first
     return chosen
