@@ -86,7 +86,9 @@ def plan(
         }  # fmt: skip
         _refuse(layouts | machines_only, "with --measure, which trains here", "leave them out")
         from mmprod.cli.plan_measure import show_measured
+        from mmprod.training.allocator import keep_freed_memory
 
+        keep_freed_memory()
         show_measured(out, resolved, stages)
         return
     asked = Asked(weights, stage, OFFLOADS[offload] if offload else None, grow_batch, micro_batch)

@@ -14,7 +14,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mmprod.models import by_hand
 from mmprod.models.rms_norm import RMSNorm
+
+
+def trains_on_processor(module: nn.Module, x: Tensor) -> bool:
+    """Whether `by_hand` takes this step."""
+    return module.training and x.device.type == "cpu"
 
 
 class SwiGLU(nn.Module):
@@ -27,6 +33,8 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(self.hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if trains_on_processor(self, x):
+            return by_hand.swiglu(x, self.up.weight, self.down.weight)
         gate, value = self.up(x).split(self.hidden, dim=-1)
         out: Tensor = self.down(F.silu(gate) * value)
         return out
@@ -82,6 +90,11 @@ class Projections(nn.Module):
         ).unbind(0)
         return rotary(self.q_norm(q)), rotary(self.k_norm(k)), v
 
+    def gains(self, length: int) -> Tensor:
+        """Those of queries and keys, for each of `length` places (S, 2, 1, head)."""
+        pair = torch.stack([self.q_norm.gain, self.k_norm.gain])
+        return pair[None, :, None].expand(length, -1, -1, -1)
+
     def merge(self, mixed: Tensor) -> Tensor:
         """mixed (B, heads, S, head) -> (B, S, D)."""
         out: Tensor = self.out(rearrange(mixed, "b h s d -> b s (h d)"))
@@ -122,10 +135,22 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(width)
 
     def forward(self, x: Tensor, rotary: Rotary) -> Tensor:
+        if trains_on_processor(self, x):
+            return _trained(self.attention, self.feed_forward, x, rotary.cos, rotary.sin)
         q, k, v = self.attention.queries_keys_values(x, rotary)
         x = x + self.attention.merge(attend(q, k, v))
         out: Tensor = self.feed_forward(x)
         return out
+
+
+def _trained(
+    attention: Projections, feed_forward: FeedForward, x: Tensor, cos: Tensor, sin: Tensor
+) -> Tensor:
+    """A block with one set of weights, x (B, S, D) -> (B, S, D), by hand."""
+    qkv, gains = attention.qkv(attention.norm(x)), attention.gains(x.shape[1])
+    mixed = by_hand.attention(qkv, gains, cos, sin, attention.heads)
+    out: Tensor = feed_forward(x + attention.out(mixed))
+    return out
 
 
 class JointBlock(nn.Module):
@@ -136,6 +161,7 @@ class JointBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, *, shared: bool) -> None:
         super().__init__()
+        self.shared = shared
         self.image_attention = Projections(width, heads)
         self.image_feed_forward = FeedForward(width)
         self.text_attention = self.image_attention if shared else Projections(width, heads)
@@ -144,6 +170,8 @@ class JointBlock(nn.Module):
     def forward(
         self, image: Tensor, text: Tensor, image_rotary: Rotary, text_rotary: Rotary
     ) -> tuple[Tensor, Tensor]:
+        if trains_on_processor(self, image):
+            return self._trained(image, text, image_rotary, text_rotary)
         split = image.shape[1]
         of_image = self.image_attention.queries_keys_values(image, image_rotary)
         of_text = self.text_attention.queries_keys_values(text, text_rotary)
@@ -151,4 +179,27 @@ class JointBlock(nn.Module):
         mixed = attend(q, k, v)
         image = image + self.image_attention.merge(mixed[:, :, :split])
         text = text + self.text_attention.merge(mixed[:, :, split:])
+        return self.image_feed_forward(image), self.text_feed_forward(text)
+
+    def _trained(
+        self, image: Tensor, text: Tensor, image_rotary: Rotary, text_rotary: Rotary
+    ) -> tuple[Tensor, Tensor]:
+        """By hand; with shared weights both modalities go through as one sequence, in fewer and
+        larger products. Inference keeps them apart: it often needs one of them only.
+        """
+        lengths = [image.shape[1], text.shape[1]]
+        cos = torch.cat([image_rotary.cos, text_rotary.cos])
+        sin = torch.cat([image_rotary.sin, text_rotary.sin])
+        of_image, of_text = self.image_attention, self.text_attention
+        if self.shared:
+            x = torch.cat([image, text], dim=1)
+            x = _trained(of_image, self.image_feed_forward, x, cos, sin)
+            image, text = torch.split(x, lengths, dim=1)
+            return image, text
+        qkv = [of_image.qkv(of_image.norm(image)), of_text.qkv(of_text.norm(text))]
+        gains = [of_image.gains(lengths[0]), of_text.gains(lengths[1])]
+        mixed = by_hand.attention(torch.cat(qkv, 1), torch.cat(gains), cos, sin, of_image.heads)
+        mixed_image, mixed_text = torch.split(mixed, lengths, dim=1)
+        image = image + of_image.out(mixed_image)
+        text = text + of_text.out(mixed_text)
         return self.image_feed_forward(image), self.text_feed_forward(text)

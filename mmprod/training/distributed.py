@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmprod.errors import ConfigError, MmprodError
 from mmprod.models.contrast import Neighbours
+from mmprod.training.allocator import keep_freed_memory
 from mmprod.training.environment import adopt
 from mmprod.training.lifeline import say_goodbye
 from mmprod.training.rendezvous import meet
@@ -45,12 +46,15 @@ class World:
 
 def join(*, group: bool) -> World:
     """Find this process's place (see `environment`) and join the process group where one is needed.
+    On a processor freed memory is kept from here on.
 
     `group`: make a process group even for a single process. Raises ConfigError for several
     processes without it, EnvironmentMissing when the ranks do not meet.
     """
     place = adopt()
     cuda = torch.cuda.is_available()
+    if not cuda:
+        keep_freed_memory()
     if place.size > 1 and not group:
         raise ConfigError(
             f"{place.size} processes were started without a DeepSpeed configuration",

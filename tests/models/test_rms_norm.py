@@ -34,8 +34,8 @@ def test_values_are_those_of_evaluation_and_gradients_those_of_autograd(dtype: t
     norm, x = layer(), features(dtype)
     y, found = gradients(norm.train(), x)
     expected_y, expected = gradients(norm.eval(), x)
-    assert torch.equal(y, expected_y)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(y, expected_y, rtol=tolerance / 2, atol=0)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)

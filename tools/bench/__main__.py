@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 import torch
 
+from mmprod.training.allocator import keep_freed_memory
 from tools.bench import codec, fusion, loop, quantizers, sampler, waiting
 from tools.bench.machine import described, machine
 from tools.bench.measure import Row, peak_above_baseline
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work = quantizers.QUANTIZERS[options.memory_of]()
         sys.stdout.write(f"{peak_above_baseline(work)}\n")
         return 0
+    keep_freed_memory()  # as in every training on a processor; so for the peers
     found = machine()
     rows, notes = measured(options)
     if options.json:
