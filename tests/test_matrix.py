@@ -71,12 +71,12 @@ def test_every_cell_is_a_figure_or_a_numbered_reason(
     graphs = [graph for graph in matrix.graphs_of(bundle) if graph.spec.name in GRAPHS]
     targets = ("sm86", "sm120")
     cells = matrix.build(bundle, graphs, targets)
-    assert len(cells) == len(graphs) * len(targets) == 2 * 5 * 2
+    assert len(cells) == len(graphs) * len(targets) == 2 * 6 * 2
     assert all((cell.refusal == "") == (cell.bytes > 0) for cell in cells.values())
     page = matrix.render("# Head", graphs, cells, targets)
     lines = {tuple(line.strip("| ").split(" | ")[:2]): line for line in page.splitlines()}
     assert lines["embed_image", "int8"].endswith(
-        "| 0.01 MB | pass | cosine 1 | Float 1, Int8 3 | 2.50 MB, 1.2 s | refused [4] |"
+        "| 0.01 MB | pass | cosine 1 | Float 1, Int8 3 | 2.50 MB, 1.2 s | refused [5] |"
     )
     assert "| fail | cosine 0.9 | - | refused [" in lines["embed_text", "int8"]
     assert "| - | not run | not exported |" in lines["embed_text", "bf16"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mmprod.engines.record import EngineRecord
 
 SAMPLES = 20
-"""Real pictures and captions: 4 for the references, 16 that int8 and fp8 are calibrated on."""
+"""Real pictures and captions: 4 for the references, 16 to calibrate on."""
 
 FlavourName = Literal["auto", "rtx", "tensorrt"]
 
@@ -37,7 +37,7 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         metavar="P,...",
-        help="fp32 fp16 bf16 int8 fp8, or auto: of each graph the smallest that passes parity.",
+        help="fp32 fp16 bf16 mixed int8 fp8, or auto: of each graph the smallest that passes.",
     ),
 ]
 Target = Annotated[

@@ -16,17 +16,18 @@ from typing import Any
 from mmprod.engines.layers import Kernel
 from mmprod.errors import PrecisionMismatch
 
-DATATYPES: dict[str, str] = {
-    "fp32": "Float",
-    "fp16": "Half",
-    "bf16": "BFloat16",
-    "int8": "Int8",
-    "fp8": "FP8",
+DATATYPES: dict[str, frozenset[str]] = {
+    "fp32": frozenset({"Float"}),
+    "fp16": frozenset({"Half"}),
+    "bf16": frozenset({"BFloat16"}),
+    "mixed": frozenset({"Half", "Int8"}),
+    "int8": frozenset({"Int8"}),
+    "fp8": frozenset({"FP8"}),
 }
 MOST = 0.5
 """Share of the heavy operators that must have the asked precision."""
 
-_FLOATING = frozenset(DATATYPES.values())
+_FLOATING = frozenset().union(*DATATYPES.values())
 _MOVING = {"kgen", "memset", "shape_call", "move", "reformat", "Reformat", "NoOp", "Constant"}
 """Types of kernels that mostly move, rescale or combine; a product inside one shows in its name."""
 _PRODUCT = re.compile(r"gemm|mha|conv|fc", re.IGNORECASE)
@@ -58,18 +59,18 @@ def check_graph(asked: str, operators: Mapping[str, str], label: str) -> None:
     graph has another reduced type or most of its operators not reduced.
     """
     wanted = DATATYPES[asked]
-    allowed = {wanted}
+    allowed = set(wanted)
     if asked != "fp32":
         allowed.add("Float")
     if asked in ("int8", "fp8"):
         allowed |= {"Half", "BFloat16"}
     strangers = _named(operators, lambda kind: kind not in allowed)
-    others = _named(operators, lambda kind: kind != wanted)
+    others = _named(operators, lambda kind: kind not in wanted)
     if strangers or len(others) > (1 - MOST) * len(operators):
         shown = strangers or others
         raise PrecisionMismatch(
             f"{label}: {asked} was asked, but {len(shown)} of {len(operators)} heavy operators "
-            f"of the graph are not {wanted}: {_some(shown)}",
+            f"of the graph are not {' or '.join(sorted(wanted))}: {_some(shown)}",
             hint=f"export the graph in {asked}: mmprod export RUN --precision {asked}",
         )
 
@@ -110,9 +111,9 @@ def check_engine(
         changed += [
             f"{k.name} ({' '.join(sorted(r))})" for k in kernels if (r := _reduced(k, tf32))
         ]
-    share = sum(kind == wanted for kind in seen.values()) / len(seen) if seen else None
+    share = sum(kind in wanted for kind in seen.values()) / len(seen) if seen else None
     if changed or (share is not None and share < MOST):
-        shown = changed or _named(seen, lambda kind: kind != wanted)
+        shown = changed or _named(seen, lambda kind: kind not in wanted)
         raise PrecisionMismatch(
             f"{label}: {asked} was asked, but the engine computes {len(shown)} of "
             f"{len(kernels)} kernels otherwise: {_some(shown)}",
@@ -124,7 +125,7 @@ def check_engine(
         in_graph=dict(Counter(operators.values())),
         in_engine=dict(Counter(seen.values())),
         share=share,
-        others=tuple(_named(seen, lambda kind: kind != wanted)),
+        others=tuple(_named(seen, lambda kind: kind not in wanted)),
         unseen=tuple(node for node in operators if node not in seen),
     )
 

@@ -49,7 +49,14 @@ TARGETS: dict[str, Target] = {
     )
 }
 
-FIRST: dict[str, int] = {"fp32": 0, "fp16": 0, "bf16": 80, "int8": 75, "fp8": 89}
+FIRST: dict[str, int] = {
+    "fp32": 0,
+    "fp16": 0,
+    "bf16": 80,
+    "mixed": 75,
+    "int8": 75,
+    "fp8": 89,
+}
 """By precision, the first capability whose hardware has it."""
 
 NO_FP32_PRODUCT = "TensorRT for RTX has no fp32 matrix product for it"

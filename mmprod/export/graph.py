@@ -12,11 +12,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from mmprod.export.calibrate import Measured
 from mmprod.export.graph_file import finish_graph
 from mmprod.export.loop import LoopParts, compose_loop
+from mmprod.export.mixed import int8_products, mix_model
 from mmprod.export.onnx_export import Part
-from mmprod.export.precision import QUANTIZED, assert_precision, cast_model
-from mmprod.export.quantize import Ranges, quantize_model
+from mmprod.export.precision import CALIBRATED, MIXED, assert_precision, cast_model
+from mmprod.export.quantize import quantize_model
 from mmprod.graphs.modules import LoopModule
 from mmprod.graphs.runner import example_inputs
 from mmprod.graphs.spec import Dim, GraphSpec
@@ -58,18 +60,18 @@ def assemble(
     module: nn.Module,
     exported: Mapping[str, onnx.ModelProto],
     precision: str,
-    ranges: Mapping[str, Ranges] | None = None,
+    measured: Mapping[str, Measured] | None = None,
 ) -> onnx.ModelProto:
     """The finished graph in one precision, from the fp32 models of its parts by name.
 
-    `ranges`: of each part's activations (`calibrate.calibrate`); int8 and fp8 need them.
+    `measured`: of each part, by `calibrate.calibrate`; int8, fp8 and mixed need it.
 
     Raises ConfigError (precision, operator), NumericsError (a weight out of range) and
     PrecisionMismatch.
     """
     if isinstance(module, LoopModule):
         cast = {
-            part: _converted(f"{spec.name}.{part}", exported, precision, ranges)
+            part: _converted(f"{spec.name}.{part}", exported, precision, measured)
             for part in ("prologue", "body", "epilogue")
         }
         parts = LoopParts(
@@ -77,7 +79,7 @@ def assemble(
         )
         model = compose_loop(parts, spec.name, [t.name for t in spec.outputs])
     else:
-        model = _converted(spec.name, exported, precision, ranges)
+        model = _converted(spec.name, exported, precision, measured)
     finish_graph(model, spec, precision)
     assert_precision(model, precision)
     return model
@@ -87,14 +89,17 @@ def _converted(
     part: str,
     exported: Mapping[str, onnx.ModelProto],
     precision: str,
-    ranges: Mapping[str, Ranges] | None,
+    measured: Mapping[str, Measured] | None,
 ) -> onnx.ModelProto:
     """A part in its precision."""
-    if precision not in QUANTIZED:
-        return cast_model(exported[part], precision)
-    if ranges is None:
+    model = exported[part]
+    if precision not in CALIBRATED:
+        return cast_model(model, precision)
+    if measured is None:
         raise ValueError(f"{part}: {precision} needs ranges")
-    return quantize_model(exported[part], precision, ranges[part])
+    if precision == MIXED:
+        return mix_model(model, measured[part].ranges, int8_products(measured[part].errors))
+    return quantize_model(model, precision, measured[part].ranges)
 
 
 def _results(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 import mmprod
 from mmprod.errors import ConfigError
-from mmprod.export.precision import QUANTIZED
+from mmprod.export.precision import CALIBRATED
 from mmprod.export.value_types import walk
 from mmprod.graphs.spec import Dim, GraphSpec, Tensor
 from mmprod.manifest import atomic_path
@@ -33,7 +33,7 @@ ALLOWED = frozenset(
 TopK and sorting break ties differently, Multinomial and Random* draw differently, NonZero and If
 make shapes depend on data, Scatter* may write in any order."""
 QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
-"""allowed in int8 and fp8 graphs: rounding to a grid, alike everywhere"""
+"""allowed in int8, fp8 and mixed graphs: rounding to a grid, alike everywhere"""
 _TYPES: dict[int, str] = {
     TensorProto.UINT8: "uint8",
     TensorProto.INT32: "int32",
@@ -46,7 +46,7 @@ def finish_graph(model: onnx.ModelProto, spec: GraphSpec, precision: str) -> Non
 
     Raises ConfigError for an operator outside `ALLOWED`.
     """
-    check_operators(model, spec, ALLOWED | QUANTIZING if precision in QUANTIZED else ALLOWED)
+    check_operators(model, spec, ALLOWED | QUANTIZING if precision in CALIBRATED else ALLOWED)
     check_interface(model, spec)
     for node, _ in walk(model.graph):
         del node.metadata_props[:]

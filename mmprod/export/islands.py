@@ -18,7 +18,7 @@ from mmprod.export.graph import assemble, parts_of
 from mmprod.export.graph_file import PREFIX, finish_graph, save_graph
 from mmprod.export.loop import BODY, LoopParts, compose_loop
 from mmprod.export.onnx_export import SCOPE, export_part
-from mmprod.export.precision import QUANTIZED, assert_precision, cast_model, precision_of
+from mmprod.export.precision import CALIBRATED, assert_precision, cast_model, precision_of
 from mmprod.export.value_types import Types, value_types
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.modules import build_module
@@ -51,11 +51,11 @@ def cast_with_islands(
     """A finished fp32 graph -> the same in `precision`, but for the islands, at `path`; what a
     bundle notes of it.
 
-    A sampler is taken apart, cast and put together again. Raises ConfigError for int8 and fp8,
-    which need ranges, and for an island that names no module of the graph; NumericsError for a
-    weight beyond the precision.
+    A sampler is taken apart, cast and put together again. Raises ConfigError for int8, fp8 and
+    mixed, which need ranges, and for an island that names no module of the graph; NumericsError for
+    a weight beyond the precision.
     """
-    if precision in QUANTIZED:
+    if precision in CALIBRATED:
         raise ConfigError(
             f"{precision} graphs have no fp32 islands", hint="use fp16 or fp32 of this graph"
         )

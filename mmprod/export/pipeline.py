@@ -27,11 +27,11 @@ from mmprod.checkpoint.identity import codec_facts
 from mmprod.checkpoint.models import Models
 from mmprod.checkpoint.run import Run
 from mmprod.errors import ConfigError
-from mmprod.export.calibrate import calibrate
+from mmprod.export.calibrate import Measured, calibrate
 from mmprod.export.graph import assemble, parts_of
 from mmprod.export.graph_file import save_graph
 from mmprod.export.onnx_export import Part
-from mmprod.export.precision import QUANTIZED, check_precision_name, precision_of
+from mmprod.export.precision import CALIBRATED, MIXED, check_precision_name, precision_of
 from mmprod.export.reference import BATCHES, reference_inputs, write_reference
 from mmprod.export.workers import export_parts, process_count
 from mmprod.graphs.codec_facts import FILE, CodecFacts
@@ -43,7 +43,7 @@ from mmprod.runners.torch import TorchRunner
 logger = logging.getLogger(__name__)
 
 CALIBRATION = 16
-"""samples that set the ranges of int8 and fp8 graphs, taken behind those of the references"""
+"""samples to calibrate on, taken behind those of the references"""
 
 
 @dataclass(frozen=True)
@@ -169,18 +169,19 @@ def _write_graphs(
     tell: OnEvent,
 ) -> None:
     """All graphs in all precisions. `calibration`: inputs of a graph that set its ranges."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, Measured]] = {}
     jobs = [(spec, precision) for spec in bundle.specs.values() for precision in precisions]
     for index, (spec, precision) in enumerate(jobs, start=1):
         start = time.perf_counter()
-        ranges = None
-        if precision in QUANTIZED:
-            if spec.name not in found:
-                found[spec.name] = calibrate(
-                    spec, modules[spec.name], exported, [calibration(spec)]
-                )
-            ranges = found[spec.name]
-        model = assemble(spec, modules[spec.name], exported, precision, ranges)
+        if precision in CALIBRATED and spec.name not in found:
+            found[spec.name] = calibrate(
+                spec,
+                modules[spec.name],
+                exported,
+                [calibration(spec)],
+                errors=MIXED in precisions,
+            )
+        model = assemble(spec, modules[spec.name], exported, precision, found.get(spec.name))
         meta = {
             "precision": precision_of(model),
             "opset": model.opset_import[0].version,

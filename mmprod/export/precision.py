@@ -1,5 +1,5 @@
 """fp32 graph -> the same graph in fp16 or bf16, for strongly typed engines; int8 and fp8 are made
-by quantize.py.
+by quantize.py, and what has both fp16 and int8 by mixed.py.
 
 Matrix products and convolutions run in half precision, and so do cheap operators between two of
 them. Everything delicate stays fp32: norms, softmax, sums, exponentials, comparisons, the codebook
@@ -28,7 +28,7 @@ from mmprod.export.constants import constant_values
 from mmprod.export.onnx_export import SCOPE
 from mmprod.export.value_types import Types, value_types, walk
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+PRECISIONS = ("fp32", "fp16", "bf16", "mixed", "int8", "fp8")
 BF16_OPSET = 23
 """the first versions of Conv and others that know bf16 are newer than opset 20"""
 
@@ -45,6 +45,9 @@ KEPT_SCOPES = frozenset({"quantizer", "sampling"})
 _ONLY_FIRST = frozenset({"Resize"})
 """operators of which only the first input may be half"""
 QUANTIZED: dict[str, int] = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
+MIXED = "mixed"
+CALIBRATED = (*QUANTIZED, MIXED)
+"""precisions that need to know how large activations get"""
 _NAMES: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
@@ -82,8 +85,8 @@ def cast_model(
     Raises ConfigError for an unknown precision, NumericsError for a weight beyond its range.
     """
     check_precision_name(precision)
-    if precision in QUANTIZED:
-        raise ValueError(f"{precision} needs ranges: use quantize_model")
+    if precision in CALIBRATED:
+        raise ValueError(f"{precision} needs ranges: use quantize_model or mix_model")
     out = onnx.ModelProto()
     out.CopyFrom(model)
     if precision == "fp32":
@@ -110,7 +113,8 @@ def precision_of(model: onnx.ModelProto) -> dict[str, int]:
 
 def assert_precision(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ()) -> None:
     """Every MatMul, Gemm and Conv computes in `precision`, but for those that are kept in fp32;
-    in a quantized graph also those of no stored weight (in attention) or of two (constants).
+    in a quantized graph also those of no stored weight (in attention) or of two (constants). In a
+    mixed graph products of one stored weight are int8 or fp16, others fp16.
 
     Raises PrecisionMismatch naming the first that does not, ConfigError for an unknown precision.
     """
@@ -120,12 +124,18 @@ def assert_precision(model: onnx.ModelProto, precision: str, islands: Sequence[s
     for node, types in walk(model.graph):
         if node.op_type not in HEAVY:
             continue
-        read = node.input[:2] if precision in QUANTIZED else node.input
+        read = node.input[:2] if precision in CALIBRATED else node.input
         found = {_stored(name, types, makers) for name in read if name}
-        stored = sum(name in constants for name in read)
-        loose = precision in QUANTIZED and stored != 1 and found == {"fp32"}
-        wanted = "fp32" if loose or is_kept(node.name, islands) else precision
-        if found != {wanted}:
+        alone = sum(name in constants for name in read) == 1
+        if is_kept(node.name, islands):
+            allowed = ["fp32"]
+        elif precision == MIXED:
+            allowed = ["fp16", "int8"] if alone else ["fp16"]
+        elif precision in QUANTIZED and not alone:
+            allowed = [precision, "fp32"]
+        else:
+            allowed = [precision]
+        if found not in [{one} for one in allowed]:
             raise PrecisionMismatch(
                 f"asked for {precision}, but {node.name} of {model.graph.name} computes in "
                 f"{'+'.join(sorted(found))}: {precision_of(model)}",

@@ -11,7 +11,7 @@ The scales of activations come from `calibrate.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -21,7 +21,7 @@ from onnx import numpy_helper
 
 from mmprod.errors import NumericsError
 from mmprod.export.constants import constant_values, fold
-from mmprod.export.precision import HEAVY, QUANTIZED, is_kept, scope_of
+from mmprod.export.precision import HEAVY, is_kept, scope_of
 from mmprod.graphs.runner import Array
 
 Ranges = Mapping[str, float]
@@ -34,6 +34,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _TINY = 1e-12
 """the range that a value which was always 0 is given; a scale must be positive"""
+_SMALLEST = {np.dtype(np.float32): 0.0, np.dtype(np.float16): 2.0**-14}
+"""scales below lose digits"""
 
 
 def quantizable(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -59,17 +61,29 @@ def quantize_model(model: onnx.ModelProto, precision: str, ranges: Ranges) -> on
     out = onnx.ModelProto()
     out.CopyFrom(model)
     fold(out, [node.input[1] for node in quantizable(out.graph)])
-    _Quantizer(out.graph, precision, ranges).run()
+    Quantizer(out.graph, precision, ranges).run()
     return out
 
 
-class _Quantizer:
-    """Rewrites one graph in place."""
+class Quantizer:
+    """Rewrites one graph in place. `ranges` of the values that its products read.
 
-    def __init__(self, graph: onnx.GraphProto, precision: str, ranges: Ranges) -> None:
+    `chosen`: names of the products to quantize, all that can be if None. `weights`: fp32 tensors in
+    place of weights of the graph, by name there. `kind`: type of scales and of what is dequantized.
+    """
+
+    def __init__(
+        self,
+        graph: onnx.GraphProto,
+        precision: str,
+        ranges: Ranges,
+        chosen: Collection[str] | None = None,
+        weights: Mapping[str, onnx.TensorProto] | None = None,
+        kind: type[np.floating[Any]] = np.float32,
+    ) -> None:
         self._graph, self._precision, self._ranges = graph, precision, ranges
-        self._kind = QUANTIZED[precision]
-        self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._chosen, self._kind = chosen, np.dtype(kind)
+        self._weights = {tensor.name: tensor for tensor in graph.initializer} | dict(weights or {})
         self._made: dict[str, onnx.TensorProto] = {}
         self._before: list[onnx.NodeProto] = []
         self._dequantized: dict[str, str] = {}
@@ -77,6 +91,8 @@ class _Quantizer:
     def run(self) -> None:
         order: list[onnx.NodeProto] = []
         names = {node.name for node in quantizable(self._graph)}
+        if self._chosen is not None:
+            names &= set(self._chosen)
         for node in self._graph.node:
             if node.name in names:
                 self._before = []
@@ -102,7 +118,7 @@ class _Quantizer:
                 f"{name} reached {largest} while calibrating {self._precision}",
                 hint="export with --precision fp32 and look with mmprod parity run",
             )
-        scale = np.float32(max(largest, _TINY) / _LARGEST[self._precision])
+        scale = self._fitting(np.asarray(max(largest, _TINY) / _LARGEST[self._precision]))
         parts = [name, self._constant(f"{name}_scale", scale), self._zero(f"{name}_zero", ())]
         stored, result = f"{name}_{self._precision}", f"{name}_dequantized"
         self._add("QuantizeLinear", parts, stored)
@@ -117,9 +133,10 @@ class _Quantizer:
         stem = f"{name}_axis{axis}"
         if stem in self._dequantized:
             return self._dequantized[stem]
-        scales = channel_scales(values, axis, self._precision, name)
+        scales = self._fitting(channel_scales(values, axis, self._precision, name))
         stored = numpy_helper.from_array(
-            quantized(values, scales, axis, self._precision), f"{stem}_{self._precision}"
+            quantized(values, scales.astype(np.float32), axis, self._precision),
+            f"{stem}_{self._precision}",
         )
         self._made[stored.name] = stored
         scale = self._constant(f"{stem}_scale", scales)
@@ -129,8 +146,13 @@ class _Quantizer:
         self._dequantized[stem] = result
         return result
 
-    def _constant(self, name: str, values: Array | np.float32) -> str:
-        self._made[name] = numpy_helper.from_array(np.asarray(values, np.float32), name)
+    def _fitting(self, scales: Array) -> Array:
+        """Scales in the type of the graph."""
+        fitting: Array = np.maximum(scales, _SMALLEST[self._kind]).astype(self._kind)
+        return fitting
+
+    def _constant(self, name: str, values: Array) -> str:
+        self._made[name] = numpy_helper.from_array(values, name)
         return name
 
     def _zero(self, name: str, shape: tuple[int, ...]) -> str:

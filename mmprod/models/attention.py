@@ -5,6 +5,9 @@ rotary positions (Su et al. 2021; axial over rows and columns for pictures), Swi
 joint attention with weights per modality (MM-DiT, Esser et al. 2024, sec. 4). No attention mask
 anywhere: captions are padded with ordinary tokens, so every call stays on the fused path of each
 backend.
+
+In training on a processor `by_hand` reads the weights of some layers without calling them: a hook
+on one of those (SwiGLU's, norms of queries and keys) is not called there.
 """
 
 from __future__ import annotations
@@ -15,12 +18,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mmprod.models import by_hand
+from mmprod.models.processor import trains_on_processor
 from mmprod.models.rms_norm import RMSNorm
-
-
-def trains_on_processor(module: nn.Module, x: Tensor) -> bool:
-    """Whether `by_hand` takes this step."""
-    return module.training and x.device.type == "cpu"
 
 
 class SwiGLU(nn.Module):

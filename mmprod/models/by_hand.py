@@ -35,11 +35,12 @@ def attention(qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, heads: int) -
 def swiglu(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """x (..., D), up (2 H, D), down (D, H) -> (silu(x A) * x B) C with A and B the halves of up.
 
-    In the type of autocast where it is on, as linear layers compute, else in that of x.
+    In the type of autocast where it is on, as linear layers compute.
     """
-    cast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if cast else x.dtype
-    out: Tensor = _SwiGLU.apply(x, up, down, dtype)  # type: ignore[no-untyped-call]
+    if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype("cpu")
+        x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
+    out: Tensor = _SwiGLU.apply(x, up, down)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -63,7 +64,7 @@ class _Attention(torch.autograd.Function):
             q, k = y.to(qkv.dtype).view(2, batch * heads, length, head).unbind(0)
             v = parts[:, :, 2].transpose(1, 2).reshape(batch * heads, length, head)
             scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=head**-0.5)
-            weights = torch.softmax(scores, -1, dtype=precise).to(v.dtype)
+            weights = torch.softmax(scores, -1)  # half types: in fp32 inside the kernel
             mixed = torch.bmm(weights, v).view(batch, heads, length, head)
         ctx.save_for_backward(n, scale, q, k, v, weights, gain, cos, sin)
         return mixed.transpose(1, 2).reshape(batch, length, width)
@@ -79,10 +80,8 @@ class _Attention(torch.autograd.Function):
             d_qkv = q.new_empty(batch, length, 3, heads, head)
             d_v = torch.bmm(weights.transpose(1, 2), d_out)
             d_qkv[:, :, 2] = d_v.view(batch, heads, length, head).transpose(1, 2)
-            d_weights = torch.bmm(d_out, v.transpose(1, 2)).to(n.dtype)
-            d_scores = torch.ops.aten._softmax_backward_data(
-                d_weights, weights.to(n.dtype), -1, n.dtype
-            ).to(q.dtype)
+            d_weights = torch.bmm(d_out, v.transpose(1, 2))
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
             d_y = q.new_empty(2, *q.shape)
             none, share = q.new_empty(()), head**-0.5
             torch.baddbmm(none, d_scores, k, beta=0, alpha=share, out=d_y[0])
@@ -91,11 +90,11 @@ class _Attention(torch.autograd.Function):
             d_n = torch.empty_like(n)
             _rotate_back(d_y, cos, sin, out=_by_head(d_n))
             product = d_n * n
-            d_gain = product.sum((0, 3))[:, :, None]
+            d_gain = product.sum((0, 3))[:, :, None] if ctx.needs_input_grad[1] else None
             along = product.mul_(gain).sum(-1, keepdim=True).div_(head)
             d_n.mul_(gain).addcmul_(n, along, value=-1)
             torch.mul(d_n, scale, out=d_qkv[:, :, :2])
-        return d_qkv.view(batch, length, -1), d_gain, None, None, None
+        return d_qkv.flatten(2), d_gain, None, None, None
 
 
 def _by_head(x: Tensor) -> Tensor:
@@ -122,33 +121,37 @@ def _rotate_back(y: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor) -> None:
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, up: Tensor, down: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
         hidden = down.shape[1]
         with torch.autocast("cpu", enabled=False):
-            rows, both = x.reshape(-1, x.shape[-1]).to(dtype), up.to(dtype)
-            gate, value = rows @ both[:hidden].t(), rows @ both[hidden:].t()
-            out = F.silu(gate).mul_(value) @ down.to(dtype).t()
-        ctx.save_for_backward(rows, gate, value, up, down)
-        ctx.dtype = x.dtype
+            rows = x.reshape(-1, x.shape[-1])
+            gate, value = rows @ up[:hidden].t(), rows @ up[hidden:].t()
+            out = F.silu(gate).mul_(value) @ down.t()
+        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, gate, value, up, down)
         return out.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         rows, gate, value, up, down = ctx.saved_tensors
-        hidden, dtype = down.shape[1], rows.dtype
+        of_x, of_up, of_down = ctx.needs_input_grad
+        hidden = down.shape[1]
+        d_x = d_up = d_down = None
         with torch.autocast("cpu", enabled=False):
-            d = d_out.reshape(-1, d_out.shape[-1]).to(dtype)
-            both = up.to(dtype)
+            d = d_out.reshape(-1, d_out.shape[-1])
             opened = F.silu(gate)
-            d_down = d.t() @ (opened * value)
-            d_gate = d @ down.to(dtype)
-            d_value = opened.mul_(d_gate)
-            d_gate.mul_(value)
-            torch.ops.aten.silu_backward.grad_input(d_gate, gate, grad_input=d_gate)
-            d_up = torch.empty_like(both)
-            torch.mm(d_gate.t(), rows, out=d_up[:hidden])
-            torch.mm(d_value.t(), rows, out=d_up[hidden:])
-            d_x = d_gate @ both[:hidden]
-            d_x = torch.addmm(d_x, d_value, both[hidden:], out=d_x)
-        return d_x.view(d_out.shape).to(ctx.dtype), d_up.to(up.dtype), d_down.to(down.dtype), None
+            if of_down:
+                d_down = d.t() @ (opened * value)
+            if of_x or of_up:
+                d_gate = d @ down
+                d_value = opened.mul_(d_gate)
+                d_gate.mul_(value)
+                torch.ops.aten.silu_backward.grad_input(d_gate, gate, grad_input=d_gate)
+            if of_up:
+                d_up = torch.empty_like(up)
+                torch.mm(d_gate.t(), rows, out=d_up[:hidden])
+                torch.mm(d_value.t(), rows, out=d_up[hidden:])
+            if of_x:
+                d_x = d_gate @ up[:hidden]
+                d_x = torch.addmm(d_x, d_value, up[hidden:], out=d_x).view(d_out.shape)
+        return d_x, d_up, d_down

@@ -76,13 +76,10 @@ def example_batch(config: Config, stage: str, batch: int) -> tuple[Tensor, ...]:
 
 @contextlib.contextmanager
 def fused_attention() -> Iterator[None]:
-    """Blocks of the fusion model as they run on a GPU, attention by one kernel that keeps no
-    scores, though the tensors are a CPU's (see attention.attend, by_hand).
+    """Attention as it runs on a GPU, by one kernel that keeps no scores, though the tensors are a
+    CPU's (see attention.attend). Enter `as_elsewhere` too.
     """
-    with (
-        mock.patch.object(attention, "attend", F.scaled_dot_product_attention),
-        mock.patch.object(attention, "trains_on_processor", lambda *_: False),
-    ):
+    with mock.patch.object(attention, "attend", F.scaled_dot_product_attention):
         yield
 
 

@@ -23,6 +23,7 @@ from mmprod.config.schema import Config
 from mmprod.models.contrast import CONTRAST_GROUP
 from mmprod.models.example import Example
 from mmprod.models.head import in_one_portion
+from mmprod.models.processor import as_elsewhere
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def training_flops(config: Config, stage: str) -> Flops:
     if section.activation_checkpointing:
         once = section.model_copy(update={"activation_checkpointing": False})
         plain = config.model_copy(update={f"{stage}_train": once})
-    with FakeTensorMode(), in_one_portion():
+    with FakeTensorMode(), in_one_portion(), as_elsewhere():
         example = Example.of(plain, stage, samples)
         with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
             loss = example.forward()

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmprod.models.processor import trains_on_processor
+
 CHUNK = 2**18
 """elements whose products are alive in float32 at a time"""
 
@@ -23,7 +25,7 @@ class GroupNorm(nn.GroupNorm):
     """x (B, C, h, w) -> the same shape and memory format."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.device.type == "cpu" and _channels_last(x):
+        if trains_on_processor(self, x) and _channels_last(x):
             arguments = x, self.weight, self.bias, self.num_groups, self.eps
             out: Tensor = _QuickGradient.apply(*arguments)  # type: ignore[no-untyped-call]
             return out

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmprod.models.processor import trains_on_processor
+
 EPSILON = 1e-6
 
 
@@ -27,7 +29,7 @@ class RMSNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.device.type == "cpu":
+        if trains_on_processor(self, x):
             out: Tensor = _QuickGradient.apply(x, self.gain)  # type: ignore[no-untyped-call]
             return out
         y = x.float()

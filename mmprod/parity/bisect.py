@@ -25,11 +25,13 @@ from mmprod.graphs.runner import Array
 from mmprod.parity.cases import Case
 from mmprod.parity.surgery import block_of, import_onnx
 
-LIMITS = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 6e-2, "int8": 1e-1, "fp8": 1.5e-1}
+LIMITS = {
+    "fp32": 1e-5, "fp16": 1e-2, "bf16": 6e-2, "mixed": 1e-1, "int8": 1e-1, "fp8": 1.5e-1
+}  # fmt: skip
 """Relative error of a block's outputs. fp32 against fp32 runs the same operators: any fault is far
 above. Rounding alone stays some times below the others after the blocks of a graph."""
 
-ID_LIMITS = {"fp32": 1e-5, "fp16": 0.05, "bf16": 0.3, "int8": 0.3, "fp8": 0.3}
+ID_LIMITS = {"fp32": 1e-5, "fp16": 0.05, "bf16": 0.3, "mixed": 0.3, "int8": 0.3, "fp8": 0.3}
 """Share of ids that differ, over all cases. Which of them are ties, parity judges; here a block is
 to blame that clearly picks others."""
 
@@ -203,7 +205,8 @@ def _values(graph: _Graph, names: Sequence[str], case: Case) -> dict[str, Array]
     onnx = import_onnx()
     copy = onnx.ModelProto()
     copy.CopyFrom(graph.model)
-    kinds = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
+    half = onnx.TensorProto.FLOAT16
+    kinds = {"fp16": half, "mixed": half, "bf16": onnx.TensorProto.BFLOAT16}
     if graph.precision in kinds:
         emulate(copy, kinds[graph.precision])
     shown = {value.name for value in copy.graph.output}

@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from mmprod.config.schema import Config
 from mmprod.models.contrast import CONTRAST_GROUP
 from mmprod.models.example import Example, fused_attention
+from mmprod.models.processor import as_elsewhere
 from mmprod.planning.sizes import train_section
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -112,17 +113,23 @@ def activations(
     weights: str = "fp32",
     checkpointing: bool = False,
     fused: bool = True,
+    processor: bool = False,
 ) -> Activations:
     """Estimate of one stage. weights: type of the parameters ("fp32": autocast where the stage's
     precision says so); checkpointing: activations of blocks are computed anew in backward; fused:
-    attention by one kernel, as on a GPU, else as on a CPU.
+    attention by one kernel that keeps no scores, as on a GPU; processor: as training runs on a CPU
+    (see models/processor.py), whatever `fused` says.
     """
     cfg = train_section(config, stage).model_copy(
         update={"activation_checkpointing": checkpointing}
     )
     changed = config.model_copy(update={f"{stage}_train": cfg})
     small, large = CONTRAST_GROUP, 2 * CONTRAST_GROUP
-    with fused_attention() if fused else contextlib.nullcontext():
+    with contextlib.ExitStack() as device:
+        if not processor:
+            device.enter_context(as_elsewhere())
+            if fused:
+                device.enter_context(fused_attention())
         first, second = (_peak(changed, stage, batch, weights) for batch in (small, large))
     per_sample = (second - first) // (large - small)
     return Activations(max(0, first - per_sample * small), per_sample)

@@ -47,7 +47,7 @@ def measure_stage(config: Config, stage: str, batch: int) -> Measured:
     flops = training_flops(config, stage).total
     speed = flops * half / _seconds(config, stage, half)
     found_s = _seconds(config, stage, batch)
-    planned = activations(config, stage, fused=False).of(batch)
+    planned = activations(config, stage, processor=True).of(batch)
     found = real_pass(config, stage, batch)
     reached = flops * batch / found_s / 1e12
     return Measured(

@@ -14,7 +14,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 BF16 = TensorProto.BFLOAT16
-_TYPELESS = frozenset({"Cast", "Shape", "Size"})
+_TYPELESS = frozenset({"Cast", "QuantizeLinear", "Shape", "Size"})
+"""operators whose results have another type than what they read"""
 _MOVES = frozenset(
     {"Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice"}
     | {"SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where", "Neg", "Abs"}

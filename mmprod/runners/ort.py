@@ -27,6 +27,7 @@ GPU_PROVIDERS = {
 _ON_CPU = {
     "fp16": "weights in fp16, arithmetic in fp32 on this CPU",
     "bf16": "bf16 emulated on this CPU: fp32 arithmetic, each result rounded",
+    "mixed": "Q/DQ to int8 as written, arithmetic in fp32 on this CPU",
     "fp8": "Q/DQ to fp8 as written, arithmetic in fp32 on this CPU",
 }
 """What the processor does instead of computing in a precision."""

@@ -18,15 +18,15 @@ AUTO = ("auto",)
 
 
 def test_every_precision_is_tried_when_no_engines_are_asked_for() -> None:
-    assert candidates(AUTO, (), check_request) == ("fp32", "fp16", "bf16", "int8", "fp8")
+    assert candidates(AUTO, (), check_request) == ("fp32", "fp16", "bf16", "mixed", "int8", "fp8")
 
 
 @pytest.mark.parametrize(
     ("targets", "tried"),
     [
-        (("sm89", "sm120"), ("fp32", "fp16", "bf16", "int8", "fp8")),
-        (("sm86", "sm89"), ("fp32", "fp16", "bf16", "int8")),
-        (("sm75",), ("fp32", "fp16")),
+        (("sm89", "sm120"), ("fp32", "fp16", "bf16", "mixed", "int8", "fp8")),
+        (("sm86", "sm89"), ("fp32", "fp16", "bf16", "mixed", "int8")),
+        (("sm75",), ("fp32", "fp16", "mixed")),
     ],
 )
 def test_only_what_every_target_has_is_tried(
@@ -85,7 +85,7 @@ def test_an_export_keeps_the_smallest_of_each_graph(
     bundle = open_bundle(out)
     for graph in bundle.specs:
         tried = [option for option in options if option["graph"] == graph]
-        assert len(tried) == 5
+        assert len(tried) == 6
         (kept,) = [option for option in tried if option["chosen"]]
         passing = [option["bytes"] for option in tried if option["status"] == "pass"]
         assert kept["bytes"] <= 1.01 * min(passing)

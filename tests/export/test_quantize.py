@@ -158,9 +158,9 @@ def test_ranges_are_the_largest_numbers_of_all_samples() -> None:
     x[1, 3] = -7
     found = calibrate(SPEC, nn.Identity(), {"small": block()}, [{"x": x}, {"x": x / 2}])
     assert set(found) == {"small"}
-    assert found["small"]["x"] == 7
-    assert set(found["small"]) == {"x", "d", "normed", "shares"}
-    assert 0 < found["small"]["shares"] <= 1
+    assert found["small"].ranges["x"] == 7
+    assert set(found["small"].ranges) == {"x", "d", "normed", "shares"}
+    assert 0 < found["small"].ranges["shares"] <= 1
 
 
 def test_a_nan_anywhere_is_seen_and_stays_seen() -> None:
@@ -168,9 +168,9 @@ def test_a_nan_anywhere_is_seen_and_stays_seen() -> None:
     bad = x.copy()
     bad[1, 3] = np.nan
     found = calibrate(SPEC, nn.Identity(), {"small": block()}, [{"x": x}, {"x": bad}, {"x": x}])
-    assert np.isnan(found["small"]["x"])
+    assert np.isnan(found["small"].ranges["x"])
     with pytest.raises(NumericsError, match="x reached"):
-        quantize_model(block(), "int8", found["small"])
+        quantize_model(block(), "int8", found["small"].ranges)
 
 
 def test_ranges_come_from_samples_that_are_no_references() -> None:

@@ -9,9 +9,7 @@ import torch
 from torch import nn
 
 from mmprod.config.load import load_config
-from mmprod.models import attention
-from mmprod.models.example import fused_attention
-from mmprod.planning.activations import LiveBytes, _peak, activations
+from mmprod.planning.activations import LiveBytes, activations
 from mmprod.planning.measure import real_pass
 
 TOLERANCE = 0.05
@@ -24,28 +22,32 @@ def test_the_estimate_is_what_a_real_pass_takes(stage: str, precision: str) -> N
     config = load_config("tiny", [f"{stage}_train.precision={precision}"])
     batch = 24  # not one of the two sizes that the line was drawn through
     real = real_pass(config, stage, batch)
-    assert activations(config, stage, fused=False).of(batch) == pytest.approx(real, rel=TOLERANCE)
+    assert activations(config, stage, processor=True).of(batch) == pytest.approx(
+        real, rel=TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("stage", ["codec", "fusion"])
 def test_checkpointing_takes_less_and_as_planned(stage: str) -> None:
     config = load_config("tiny", [f"{stage}_train.activation_checkpointing=true"])
-    plain = activations(config, stage, fused=False)
-    again = activations(config, stage, fused=False, checkpointing=True)
+    plain = activations(config, stage, processor=True)
+    again = activations(config, stage, processor=True, checkpointing=True)
     assert again.per_sample < 0.75 * plain.per_sample
     assert again.of(24) == pytest.approx(real_pass(config, stage, 24), rel=TOLERANCE)
 
 
-def test_fused_attention_keeps_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the plain operations: on a processor blocks are written by hand and keep less."""
+def test_fused_attention_keeps_no_scores() -> None:
     config = load_config("tiny")
-    by_hand = _peak(config, "fusion", 8, "fp32")
-    with fused_attention():
-        fused = _peak(config, "fusion", 8, "fp32")
-    monkeypatch.setattr(attention, "trains_on_processor", lambda *_: False)
-    plain = _peak(config, "fusion", 8, "fp32")
-    assert fused < plain
-    assert by_hand < plain
+    fused, plain = (activations(config, "fusion", fused=fused) for fused in (True, False))
+    assert fused.per_sample < plain.per_sample
+
+
+@pytest.mark.parametrize("stage", ["codec", "fusion"])
+def test_another_device_keeps_what_a_processor_does_not(stage: str) -> None:
+    """Norms, and blocks of the fusion model, are written by hand for a processor only."""
+    config = load_config("tiny")
+    here = activations(config, stage, processor=True)
+    assert here.per_sample < activations(config, stage, fused=False).per_sample
 
 
 def test_live_bytes_are_those_of_a_net_by_hand() -> None:
