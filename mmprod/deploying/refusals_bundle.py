@@ -15,7 +15,7 @@ NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 IMAGE = re.compile(r"[a-z0-9][\w.:/-]*(:[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})")
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MOVING = ("latest", "main", "master", "nightly", "edge", "stable")
-ON_CPU = ("fp32", "fp16", "int8")
+ON_CPU = ("fp32", "fp16", "mixed", "int8")
 
 
 def _precision(asked: Asked) -> Found:

@@ -22,7 +22,7 @@ from torch import nn
 
 from mmprod.export.constants import fold
 from mmprod.export.mixed import mixable
-from mmprod.export.quantize import Quantizer, Ranges, quantizable
+from mmprod.export.quantize import HALF_IN_FULL, Quantizer, Ranges, quantizable
 from mmprod.graphs.modules import LoopModule
 from mmprod.graphs.runner import Array
 from mmprod.graphs.spec import GraphSpec
@@ -30,12 +30,14 @@ from mmprod.runners.ort import PartRunner
 
 _LARGEST, _NAN = "/largest", "/nan"
 _MOVED, _LENGTH = "/moved", "/length"
+HALF_ENDS = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
 class Measured:
     """Of one part. `ranges`: largest absolute number of each activation, NaN where one was met.
-    `errors`: by product, how far int8 alone moves its result, relative to its length.
+    `errors`: by product, how far int8 alone moves its result, relative to its length; NaN where the
+    samples do not tell (nothing but zeros) or fp16 does not hold what it reads.
     """
 
     ranges: Ranges
@@ -64,7 +66,10 @@ def calibrate(
         return {name: Measured(ranges[name]) for name in names}
     twins = {name: _with_twins(model, ranges[name]) for name, model in models.items()}
     sums = _run(module, models, twins, inputs)
-    return {name: Measured(ranges[name], _errors(sums[name])) for name in names}
+    return {
+        name: Measured(ranges[name], _errors(models[name], ranges[name], sums[name]))
+        for name in names
+    }
 
 
 def _ranges(found: Mapping[str, float]) -> dict[str, float]:
@@ -72,11 +77,13 @@ def _ranges(found: Mapping[str, float]) -> dict[str, float]:
     return {name: math.nan if found[name + _NAN] else found[name + _LARGEST] for name in names}
 
 
-def _errors(found: Mapping[str, float]) -> dict[str, float]:
-    names = [name.removesuffix(_MOVED) for name in found if name.endswith(_MOVED)]
-    return {
-        name: math.sqrt(found[name + _MOVED] / max(found[name + _LENGTH], 1e-30)) for name in names
-    }
+def _errors(model: onnx.ModelProto, ranges: Ranges, found: Mapping[str, float]) -> dict[str, float]:
+    errors = {}
+    for node in mixable(model.graph):
+        length, largest = found[node.name + _LENGTH], ranges[node.input[0]]
+        told = length > 0 and 0 < largest <= HALF_ENDS
+        errors[node.name] = math.sqrt(found[node.name + _MOVED] / length) if told else math.nan
+    return errors
 
 
 def _run(
@@ -181,7 +188,8 @@ def _with_twins(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
             ]
         )
         _show(out, node.name + _MOVED, node.name + _LENGTH)
-    Quantizer(out.graph, "int8", ranges, {f"{name}/twin" for name in names}).run()
+    twins = {f"{name}/twin" for name in names}
+    Quantizer(out.graph, "int8", ranges, twins, scales=HALF_IN_FULL).run()
     return out
 
 

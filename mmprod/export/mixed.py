@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import numpy as np
 import onnx
 
 from mmprod.export.constants import fold
 from mmprod.export.precision import cast_model
-from mmprod.export.quantize import Quantizer, Ranges, quantizable
+from mmprod.export.quantize import HALF, Quantizer, Ranges, quantizable
 
 BEARABLE = 0.01
 """with 0.02 the step of `small` fails parity on random ids (docs/adr/0036)"""
@@ -32,14 +31,14 @@ def mixable(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def int8_products(errors: Mapping[str, float]) -> frozenset[str]:
-    """Names of the products that bear int8. `errors`: relative, by product."""
+    """Names of the products that bear int8. `errors`: relative, by product; NaN: not known."""
     return frozenset(name for name, error in errors.items() if error <= BEARABLE)
 
 
 def mix_model(model: onnx.ModelProto, ranges: Ranges, chosen: Collection[str]) -> onnx.ModelProto:
     """A copy of an fp32 graph without subgraphs: `chosen` products in int8, the rest as in fp16.
 
-    Raises NumericsError for a weight or an activation that is not finite or beyond fp16.
+    Raises NumericsError for a weight or an activation that is not finite, or beyond fp16.
     """
     exact = onnx.ModelProto()
     exact.CopyFrom(model)
@@ -55,6 +54,6 @@ def mix_model(model: onnx.ModelProto, ranges: Ranges, chosen: Collection[str]) -
         {node.input[0]: ranges[before[name][0]] for name, node in half.items()},
         half,
         {node.input[1]: stored[before[name][1]] for name, node in half.items()},
-        np.float16,
+        HALF,
     ).run()
     return out

@@ -114,7 +114,8 @@ def precision_of(model: onnx.ModelProto) -> dict[str, int]:
 def assert_precision(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ()) -> None:
     """Every MatMul, Gemm and Conv computes in `precision`, but for those that are kept in fp32;
     in a quantized graph also those of no stored weight (in attention) or of two (constants). In a
-    mixed graph products of one stored weight are int8 or fp16, others fp16.
+    mixed graph matrix products of one stored weight are int8, dequantized to fp16, or fp16, others
+    fp16.
 
     Raises PrecisionMismatch naming the first that does not, ConfigError for an unknown precision.
     """
@@ -130,7 +131,9 @@ def assert_precision(model: onnx.ModelProto, precision: str, islands: Sequence[s
         if is_kept(node.name, islands):
             allowed = ["fp32"]
         elif precision == MIXED:
-            allowed = ["fp16", "int8"] if alone else ["fp16"]
+            half = all(types[name] == TensorProto.FLOAT16 for name in read if name)
+            may = alone and half and node.op_type != "Conv"
+            allowed = ["fp16", "int8"] if may else ["fp16"]
         elif precision in QUANTIZED and not alone:
             allowed = [precision, "fp32"]
         else:

@@ -12,6 +12,7 @@ The scales of activations come from `calibrate.py`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -36,6 +37,20 @@ _TINY = 1e-12
 """the range that a value which was always 0 is given; a scale must be positive"""
 _SMALLEST = {np.dtype(np.float32): 0.0, np.dtype(np.float16): 2.0**-14}
 """scales below lose digits"""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """`kind`: type of scales and of what is dequantized. `grid`: numbers of this type only."""
+
+    kind: np.dtype[Any]
+    grid: np.dtype[Any]
+
+
+FULL = Scales(np.dtype(np.float32), np.dtype(np.float32))
+HALF = Scales(np.dtype(np.float16), np.dtype(np.float16))
+HALF_IN_FULL = Scales(np.dtype(np.float32), np.dtype(np.float16))
+"""the numbers of half scales, computed with in fp32"""
 
 
 def quantizable(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -69,7 +84,7 @@ class Quantizer:
     """Rewrites one graph in place. `ranges` of the values that its products read.
 
     `chosen`: names of the products to quantize, all that can be if None. `weights`: fp32 tensors in
-    place of weights of the graph, by name there. `kind`: type of scales and of what is dequantized.
+    place of weights of the graph, by name there.
     """
 
     def __init__(
@@ -79,10 +94,10 @@ class Quantizer:
         ranges: Ranges,
         chosen: Collection[str] | None = None,
         weights: Mapping[str, onnx.TensorProto] | None = None,
-        kind: type[np.floating[Any]] = np.float32,
+        scales: Scales = FULL,
     ) -> None:
         self._graph, self._precision, self._ranges = graph, precision, ranges
-        self._chosen, self._kind = chosen, np.dtype(kind)
+        self._chosen, self._scales = chosen, scales
         self._weights = {tensor.name: tensor for tensor in graph.initializer} | dict(weights or {})
         self._made: dict[str, onnx.TensorProto] = {}
         self._before: list[onnx.NodeProto] = []
@@ -147,8 +162,14 @@ class Quantizer:
         return result
 
     def _fitting(self, scales: Array) -> Array:
-        """Scales in the type of the graph."""
-        fitting: Array = np.maximum(scales, _SMALLEST[self._kind]).astype(self._kind)
+        """Scales in the type of the graph. Raises NumericsError for one beyond it."""
+        grid, kind = self._scales.grid, self._scales.kind
+        if scales.max(initial=0) > np.finfo(grid).max:
+            raise NumericsError(
+                f"a scale of {scales.max():g} is beyond {grid.name}",
+                hint="export with --precision int8, or look with mmprod parity run",
+            )
+        fitting: Array = np.maximum(scales, _SMALLEST[grid]).astype(grid).astype(kind)
         return fitting
 
     def _constant(self, name: str, values: Array) -> str:

@@ -17,7 +17,8 @@ _elsewhere = ContextVar("elsewhere", default=False)
 
 def trains_on_processor(module: nn.Module, x: Tensor) -> bool:
     """In training, on a CPU, and not while a compiler looks on, which fuses for itself."""
-    if _elsewhere.get() or torch.compiler.is_compiling():
+    # In this order: a compiler cannot trace the second.
+    if torch.compiler.is_compiling() or _elsewhere.get():
         return False
     return module.training and x.device.type == "cpu"
 

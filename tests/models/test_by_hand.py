@@ -147,6 +147,13 @@ def test_a_compiler_and_other_devices_see_the_plain_operations(
     passes(name, trains=True)
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_compiler_traces_a_block_whole(trains: bool) -> None:
+    block, x = lively(Block(WIDTH, HEADS)).train(trains), torch.randn(2, PLACES[0], WIDTH)
+    compiled = torch.compile(block, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, rotary(PLACES[0])), block(x, rotary(PLACES[0])))
+
+
 def test_nothing_to_do_is_nothing() -> None:
     block = lively(Block(WIDTH, HEADS)).train()
     x = torch.zeros(0, PLACES[0], WIDTH, requires_grad=True)

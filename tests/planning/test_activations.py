@@ -42,12 +42,11 @@ def test_fused_attention_keeps_no_scores() -> None:
     assert fused.per_sample < plain.per_sample
 
 
-@pytest.mark.parametrize("stage", ["codec", "fusion"])
-def test_another_device_keeps_what_a_processor_does_not(stage: str) -> None:
-    """Norms, and blocks of the fusion model, are written by hand for a processor only."""
+def test_another_device_keeps_what_a_processor_does_not() -> None:
+    """Norms and blocks of the fusion model are written by hand for a processor only."""
     config = load_config("tiny")
-    here = activations(config, stage, processor=True)
-    assert here.per_sample < activations(config, stage, fused=False).per_sample
+    here = activations(config, "fusion", processor=True)
+    assert here.per_sample < 0.9 * activations(config, "fusion").per_sample
 
 
 def test_live_bytes_are_those_of_a_net_by_hand() -> None:
