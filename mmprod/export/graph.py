@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from mmprod.export.calibrate import Measured
+from mmprod.export.computed_types import assert_precision
 from mmprod.export.graph_file import finish_graph
 from mmprod.export.loop import LoopParts, compose_loop
 from mmprod.export.mixed import int8_products, mix_model
 from mmprod.export.onnx_export import Part
-from mmprod.export.precision import CALIBRATED, MIXED, assert_precision, cast_model
+from mmprod.export.precision import CALIBRATED, MIXED, cast_model
 from mmprod.export.quantize import quantize_model
 from mmprod.graphs.modules import LoopModule
 from mmprod.graphs.runner import example_inputs

@@ -14,11 +14,12 @@ from onnx import TensorProto, helper
 from mmprod.checkpoint.models import load_models
 from mmprod.checkpoint.run import Run
 from mmprod.errors import ConfigError
+from mmprod.export.computed_types import assert_precision, precision_of
 from mmprod.export.graph import assemble, parts_of
 from mmprod.export.graph_file import PREFIX, finish_graph, save_graph
 from mmprod.export.loop import BODY, LoopParts, compose_loop
 from mmprod.export.onnx_export import SCOPE, export_part
-from mmprod.export.precision import CALIBRATED, assert_precision, cast_model, precision_of
+from mmprod.export.precision import CALIBRATED, cast_model
 from mmprod.export.value_types import Types, value_types
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.modules import build_module

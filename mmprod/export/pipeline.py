@@ -28,10 +28,11 @@ from mmprod.checkpoint.models import Models
 from mmprod.checkpoint.run import Run
 from mmprod.errors import ConfigError
 from mmprod.export.calibrate import Measured, calibrate
+from mmprod.export.computed_types import precision_of
 from mmprod.export.graph import assemble, parts_of
 from mmprod.export.graph_file import save_graph
 from mmprod.export.onnx_export import Part
-from mmprod.export.precision import CALIBRATED, MIXED, check_precision_name, precision_of
+from mmprod.export.precision import CALIBRATED, MIXED, check_precision_name
 from mmprod.export.reference import BATCHES, reference_inputs, write_reference
 from mmprod.export.workers import export_parts, process_count
 from mmprod.graphs.codec_facts import FILE, CodecFacts

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -23,10 +22,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from mmprod.errors import ConfigError, NumericsError, PrecisionMismatch
-from mmprod.export.constants import constant_values
+from mmprod.errors import ConfigError, NumericsError
 from mmprod.export.onnx_export import SCOPE
-from mmprod.export.value_types import Types, value_types, walk
+from mmprod.export.value_types import value_types
 
 PRECISIONS = ("fp32", "fp16", "bf16", "mixed", "int8", "fp8")
 BF16_OPSET = 23
@@ -48,7 +46,7 @@ QUANTIZED: dict[str, int] = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8
 MIXED = "mixed"
 CALIBRATED = (*QUANTIZED, MIXED)
 """precisions that need to know how large activations get"""
-_NAMES: dict[int, str] = {
+NAMES: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
     TensorProto.BFLOAT16: "bf16",
@@ -97,66 +95,6 @@ def cast_model(
     plan = _Plan(graph, islands)
     _Rewriter(graph, plan.half, _HALF[precision]).run()
     return out
-
-
-def precision_of(model: onnx.ModelProto) -> dict[str, int]:
-    """How many MatMul, Gemm and Conv compute in each type, subgraphs included; what is dequantized
-    counts as the type it was stored in."""
-    makers = _makers(model)
-    counts = Counter(
-        _stored(node.input[0], types, makers)
-        for node, types in walk(model.graph)
-        if node.op_type in HEAVY
-    )
-    return dict(sorted(counts.items()))
-
-
-def assert_precision(model: onnx.ModelProto, precision: str, islands: Sequence[str] = ()) -> None:
-    """Every MatMul, Gemm and Conv computes in `precision`, but for those that are kept in fp32;
-    in a quantized graph also those of no stored weight (in attention) or of two (constants). In a
-    mixed graph matrix products of one stored weight are int8, dequantized to fp16, or fp16, others
-    fp16.
-
-    Raises PrecisionMismatch naming the first that does not, ConfigError for an unknown precision.
-    """
-    check_precision_name(precision)
-    makers = _makers(model)
-    constants = constant_values(model.graph)
-    for node, types in walk(model.graph):
-        if node.op_type not in HEAVY:
-            continue
-        read = node.input[:2] if precision in CALIBRATED else node.input
-        found = {_stored(name, types, makers) for name in read if name}
-        alone = sum(name in constants for name in read) == 1
-        if is_kept(node.name, islands):
-            allowed = ["fp32"]
-        elif precision == MIXED:
-            half = all(types[name] == TensorProto.FLOAT16 for name in read if name)
-            may = alone and half and node.op_type != "Conv"
-            allowed = ["fp16", "int8"] if may else ["fp16"]
-        elif precision in QUANTIZED and not alone:
-            allowed = [precision, "fp32"]
-        else:
-            allowed = [precision]
-        if found not in [{one} for one in allowed]:
-            raise PrecisionMismatch(
-                f"asked for {precision}, but {node.name} of {model.graph.name} computes in "
-                f"{'+'.join(sorted(found))}: {precision_of(model)}",
-                hint="export the graph again; a file is never accepted for another precision",
-            )
-
-
-def _makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """The node that makes each value; names are unique across subgraphs."""
-    return {name: node for node, _ in walk(model.graph) for name in node.output}
-
-
-def _stored(name: str, types: Types, makers: Mapping[str, onnx.NodeProto]) -> str:
-    """The type of a value, or of what it was dequantized from."""
-    maker = makers.get(name)
-    source = maker.input[0] if maker and maker.op_type == "DequantizeLinear" else name
-    # The stored value of a weight lies in the outer graph, which `types` of a subgraph includes.
-    return _NAMES.get(types[source], "other")
 
 
 class _Plan:
@@ -304,7 +242,7 @@ def _to_half(tensor: onnx.TensorProto, kind: int) -> onnx.TensorProto:
     largest, limit = float(np.abs(values).max(initial=0)), _LARGEST[kind]
     if not largest <= limit:  # also true for NaN
         raise NumericsError(
-            f"the weight {tensor.name} reaches {largest:g}, {_NAMES[kind]} ends at {limit:g}",
+            f"the weight {tensor.name} reaches {largest:g}, {NAMES[kind]} ends at {limit:g}",
             hint="export with --precision fp32, or bf16, whose range is that of fp32",
         )
     return numpy_helper.from_array(values.astype(_DTYPES[kind]), f"{tensor.name}_half")

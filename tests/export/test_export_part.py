@@ -13,9 +13,10 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from mmprod.errors import ConfigError, EnvironmentMissing
+from mmprod.export.computed_types import precision_of
 from mmprod.export.graph_file import check_operators, finish_graph
 from mmprod.export.onnx_export import SCOPE, Part, export_part
-from mmprod.export.precision import HEAVY, cast_model, precision_of, scope_of
+from mmprod.export.precision import HEAVY, cast_model, scope_of
 from mmprod.export.workers import ExportWorker, export_parts, process_count
 from mmprod.graphs.spec import Dim, GraphSpec
 from mmprod.graphs.spec import Tensor as Port

@@ -15,9 +15,10 @@ import torch
 from mmprod.bundle import Place, open_bundle
 from mmprod.errors import ConfigError
 from mmprod.export import graph_file
+from mmprod.export.computed_types import assert_precision, precision_of
 from mmprod.export.graph_file import ALLOWED, QUANTIZING, save_graph
 from mmprod.export.pipeline import export_run
-from mmprod.export.precision import CALIBRATED, PRECISIONS, assert_precision, precision_of
+from mmprod.export.precision import CALIBRATED, PRECISIONS
 from mmprod.export.value_types import walk
 from mmprod.graphs.catalog import build_catalog
 from mmprod.graphs.modules import build_module

@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from mmprod.export.computed_types import assert_precision, precision_of
 from mmprod.export.islands import split_loop
 from mmprod.export.loop import LoopParts, compose_loop
-from mmprod.export.precision import assert_precision, cast_model, precision_of
+from mmprod.export.precision import cast_model
 from mmprod.graphs.runner import Array
 from mmprod.graphs.spec import Dim, GraphSpec, Tensor
 from mmprod.runners.ort import OrtRunner

@@ -12,9 +12,10 @@ from torch import nn
 
 from mmprod.errors import NumericsError, PrecisionMismatch
 from mmprod.export.calibrate import Measured, calibrate
+from mmprod.export.computed_types import assert_precision, precision_of
 from mmprod.export.graph import assemble
 from mmprod.export.mixed import BEARABLE, int8_products, mix_model, mixable
-from mmprod.export.precision import assert_precision, cast_model, precision_of
+from mmprod.export.precision import cast_model
 from mmprod.export.quantize import quantizable, quantize_model
 from mmprod.graphs.runner import Array
 from mmprod.runners.bf16 import emulate

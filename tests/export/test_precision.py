@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from mmprod.errors import ConfigError, NumericsError, PrecisionMismatch
-from mmprod.export.precision import assert_precision, cast_model, is_kept, precision_of
+from mmprod.export.computed_types import assert_precision, precision_of
+from mmprod.export.precision import cast_model, is_kept
 from mmprod.export.value_types import value_types
 from mmprod.graphs.runner import Array
 from mmprod.graphs.spec import Dim, GraphSpec, Tensor

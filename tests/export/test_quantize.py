@@ -12,8 +12,9 @@ from torch import nn
 
 from mmprod.errors import NumericsError, PrecisionMismatch
 from mmprod.export.calibrate import calibrate
+from mmprod.export.computed_types import assert_precision, precision_of
 from mmprod.export.pipeline import CALIBRATION
-from mmprod.export.precision import assert_precision, cast_model, precision_of
+from mmprod.export.precision import cast_model
 from mmprod.export.quantize import channel_scales, quantizable, quantize_model, quantized
 from mmprod.export.reference import reference_inputs
 from mmprod.graphs.runner import Array

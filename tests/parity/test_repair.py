@@ -14,8 +14,8 @@ import pytest
 
 from mmprod.bundle import Bundle, open_bundle
 from mmprod.errors import ConfigError, ParityFailed
+from mmprod.export.computed_types import precision_of
 from mmprod.export.islands import ISLANDS, cast_with_islands
-from mmprod.export.precision import precision_of
 from mmprod.graphs.runner import example_inputs
 from mmprod.parity.explain import explain
 from mmprod.parity.islands import Island, sampler_island, search_islands
