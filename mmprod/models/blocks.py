@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mmprod.models.attention import attend
 from mmprod.models.group_norm import GroupNorm
 
 
@@ -53,9 +54,9 @@ class AttentionBlock(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (t.flatten(2).transpose(1, 2) for t in self.qkv(self.norm(x)).chunk(3, dim=1))
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return torch.add(x, self.out(rearrange(mixed, "b (h w) c -> b c h w", h=x.shape[2])))
+        q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b 1 (h w) c", three=3)
+        mixed = rearrange(attend(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2])
+        return torch.add(x, self.out(mixed))
 
 
 class Downsample(nn.Module):
