@@ -16,7 +16,7 @@ from mmprod.manifest import sha256_file
 
 BATCH = Dim("batch", 1, 4, 16)
 REDUCED = {"fp16": T.FLOAT16, "bf16": T.BFLOAT16}
-QUANTIZED = {"int8": T.INT8, "fp8": T.FLOAT8E4M3FN}
+QUANTIZED = {"mixed": T.INT8, "int8": T.INT8, "fp8": T.FLOAT8E4M3FN}
 
 
 def spec(name: str, source: Tensor, target: Tensor) -> GraphSpec:
@@ -68,18 +68,20 @@ def folded(path: Path) -> GraphSpec:
 
 
 def quantized(path: Path, precision: str) -> GraphSpec:
-    """x -> Q -> DQ -> MatMul with Q/DQ weights -> y."""
-    kind = QUANTIZED[precision]
+    """x -> Q -> DQ -> MatMul with Q/DQ weights -> y; mixed: in fp16 between casts."""
+    kind, results = QUANTIZED[precision], T.FLOAT16 if precision == "mixed" else T.FLOAT
     pair = ("QuantizeLinear", "DequantizeLinear")
     nodes = [
-        helper.make_node(pair[0], ["x", "s", "z"], ["xq"]),
+        helper.make_node("Cast", ["x"], ["xc"], name="in", to=results),
+        helper.make_node(pair[0], ["xc", "s", "z"], ["xq"]),
         helper.make_node(pair[1], ["xq", "s", "z"], ["xd"]),
         helper.make_node(pair[0], ["w", "s", "z"], ["wq"]),
         helper.make_node(pair[1], ["wq", "s", "z"], ["wd"]),
-        helper.make_node("MatMul", ["xd", "wd"], ["y"], name="product"),
+        helper.make_node("MatMul", ["xd", "wd"], ["yc"], name="product"),
+        helper.make_node("Cast", ["yc"], ["y"], name="out", to=T.FLOAT),
     ]
-    scale = numpy_helper.from_array(np.float32(0.05), "s")
-    weights = [_weight("w", (16, 64), T.FLOAT), scale, helper.make_tensor("z", kind, [], [0])]
+    scale = numpy_helper.from_array(np.asarray(0.05, helper.tensor_dtype_to_np_dtype(results)), "s")
+    weights = [_weight("w", (16, 64), results), scale, helper.make_tensor("z", kind, [], [0])]
     _save(path, nodes, ("x", T.FLOAT, 16), ("y", T.FLOAT, 64), weights)
     return spec("quantized", rows("x", 16), rows("y", 64))
 
